@@ -1,0 +1,2 @@
+//! The isol8 command line.
+fn main() {}

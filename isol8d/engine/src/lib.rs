@@ -1,0 +1,184 @@
+//! Makes sandboxes and hands over the byte stream to the init inside.
+//!
+//! [`Engine`] is the one seam of the daemon: everything above it is written
+//! once. [`link`] is the protocol that both sides of the stream speak,
+//! [`docker`] makes containers, [`native`] makes jails, [`fake`] makes neither
+//! and is what tests drive.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use isol8_core::{
+    failure::Failure,
+    ids::{DaemonId, SandboxId},
+    outcome::Counters,
+    runtime::Runtime,
+    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+};
+
+pub mod link;
+
+use link::Link;
+
+/// Where an engine finds and puts things on the host. The folders exist.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Marks what this daemon made.
+    pub daemon: DaemonId,
+    /// For sockets and stages: `R`, on a tmpfs where there is one.
+    pub runtime_dir: PathBuf,
+    /// For what outlives a restart: `S`.
+    pub state_dir: PathBuf,
+    /// The read-only folder with `init` and `park/` that every sandbox mounts.
+    pub kit: PathBuf,
+}
+
+/// A sandbox that exists, whose init has dialled.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its name, as ordered.
+    pub id: SandboxId,
+    /// The stream to its init. Dropping it ends an ephemeral sandbox.
+    pub link: Link,
+    /// How programs start in it.
+    pub interpreter: Interpreter,
+}
+
+/// The interpreter of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interpreter {
+    /// A path inside the sandbox, or a bare name to be searched on `path`.
+    pub program: String,
+    /// The folders of the PATH that the image or host gives, colon-separated.
+    pub path: String,
+    /// The hooks in the kit fit it, so that it can be parked.
+    pub parkable: bool,
+}
+
+/// Something of ours that was found on an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// The daemon that made it.
+    pub daemon: DaemonId,
+}
+
+/// Whether an engine can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// It can.
+    pub healthy: bool,
+    /// Its version, or why it cannot.
+    pub detail: String,
+}
+
+/// How one probe of [`Engine::doctor`] went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeStatus {
+    /// As it should be.
+    Ok,
+    /// Runs work, but something is less than it could be.
+    Warning,
+    /// Runs cannot work.
+    Failed,
+}
+
+/// One probe of what can stop a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What was looked at.
+    pub name: String,
+    /// How it went.
+    pub status: ProbeStatus,
+    /// What was found.
+    pub found: String,
+    /// The command that mends it; empty where nothing is to mend.
+    pub fix: String,
+}
+
+/// An image that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// For whom.
+    pub runtime: Runtime,
+    /// `isol8:python`.
+    pub tag: String,
+    /// The engine's own id.
+    pub id: String,
+    /// Size on disk.
+    pub size_bytes: u64,
+}
+
+/// What [`Engine::build_image`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// The image as it is now.
+    pub image: ImageInfo,
+    /// False: it was there with the same inputs.
+    pub built: bool,
+}
+
+/// Takes the lines of an image build as they come. Must not block.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// Makes and destroys sandboxes.
+///
+/// Every call has a deadline of its own inside the engine and ends in an error
+/// rather than hang. Every future may be dropped at any point: what was begun
+/// is then found again by [`Engine::list`] and undone by [`Engine::destroy`].
+#[async_trait]
+pub trait Engine: fmt::Debug + Send + Sync + 'static {
+    /// Which one it is.
+    fn kind(&self) -> EngineKind;
+
+    /// Asks the engine itself, now. At most 2 seconds.
+    async fn health(&self) -> Health;
+
+    /// Makes a sandbox and waits until its init has dialled (no frame read yet).
+    ///
+    /// # Errors
+    /// Typed: image or interpreter missing, engine unreachable or late, host
+    /// lacking something. Nothing of a failed attempt stays behind, unless the
+    /// engine is gone: then [`Engine::list`] finds it later.
+    async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, Failure>;
+
+    /// Sets the bounds of a live sandbox; does nothing where they are as asked.
+    async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure>;
+
+    /// Reads the sandbox's counters. Works until [`Engine::destroy`], also when
+    /// every process of the sandbox is gone.
+    async fn counters(&self, id: &SandboxId) -> Result<Counters, Failure>;
+
+    /// Kills everything inside from outside and removes every trace. Does
+    /// nothing to a sandbox that is not there.
+    async fn destroy(&self, id: &SandboxId) -> Result<(), Failure>;
+
+    /// Every sandbox of isol8 on this engine, also those of other daemons.
+    async fn list(&self) -> Result<Vec<Found>, Failure>;
+
+    /// Whether the daemon that made something still lives, for
+    /// [`Engine::list`]'s strangers: they may be removed when it does not.
+    async fn daemon_is_alive(&self, daemon: &DaemonId) -> bool;
+
+    /// Makes sure that what `key` needs (its image) is there, building it with
+    /// progress where it can be built.
+    async fn prepare(&self, key: &SandboxKey, progress: Progress<'_>) -> Result<(), Failure>;
+
+    /// Builds a runtime's base image, or finds that nothing changed.
+    async fn build_image(
+        &self,
+        runtime: Runtime,
+        force: bool,
+        progress: Progress<'_>,
+    ) -> Result<Built, Failure>;
+
+    /// The images of ours.
+    async fn images(&self) -> Result<Vec<ImageInfo>, Failure>;
+
+    /// Probes everything on this engine that can stop a run.
+    async fn doctor(&self) -> Vec<Probe>;
+}
+
+/// The longest that any engine may take for one sandbox before it gives up.
+pub const CREATE_DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,2 @@
+//! The benchmark behind `make bench`.
+fn main() {}
