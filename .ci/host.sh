@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: what they do to the host, in one place.
 # Everything said goes to stderr, so that a caller can read a script's stdout.
 
