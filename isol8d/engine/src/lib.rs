@@ -16,6 +16,7 @@ use isol8_core::{
     sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
 };
 
+pub mod fake;
 pub mod link;
 
 use link::Link;

@@ -1,0 +1,463 @@
+//! An engine that makes nothing: its sandboxes are tasks that speak the protocol
+//! of init over a pipe in memory. Tests of everything above [`Engine`] drive it.
+//!
+//! What a program does is written in its text, one operation a line: see
+//! [`script`]. What goes wrong is planned with [`FakeEngine::plan`] (the next
+//! time that a [`Step`] is taken) or [`FakeEngine::plan_at`] (the n-th step of
+//! all), so that one test can walk through every step and let it fail.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::{DaemonId, SandboxId},
+    outcome::Counters,
+    runtime::Runtime,
+    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::{
+    Built, Engine, Found, Health, ImageInfo, Interpreter, Probe, ProbeStatus, Progress, Sandbox,
+    link::Link,
+};
+
+mod init;
+pub mod script;
+
+/// Bytes that the pipe to an init holds, about as a Unix socket does.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// A moment at which something can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// [`Engine::health`].
+    Health,
+    /// [`Engine::create`], before anything is made.
+    Create,
+    /// [`Engine::create`], when the sandbox exists and the caller does not know.
+    Created,
+    /// [`Engine::set_limits`].
+    SetLimits,
+    /// [`Engine::counters`].
+    Counters,
+    /// [`Engine::destroy`], before anything is removed.
+    Destroy,
+    /// [`Engine::destroy`], when everything is removed and the caller waits.
+    Destroyed,
+    /// [`Engine::list`].
+    List,
+    /// [`Engine::prepare`].
+    Prepare,
+    /// [`Engine::build_image`].
+    BuildImage,
+    /// [`Engine::images`].
+    Images,
+    /// Init took a frame and has not acted on it.
+    FrameIn,
+    /// Init is about to send a frame.
+    FrameOut,
+}
+
+/// What goes wrong at a step.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The call fails. Between frames: the connection is lost.
+    Fail(Failure),
+    /// Like [`Fault::Fail`], and the engine could not tidy up: a sandbox that
+    /// existed stays, to be found by [`Engine::list`].
+    FailAndLeave(Failure),
+    /// It takes longer.
+    Delay(Duration),
+    /// It never ends.
+    Hang,
+    /// The code of the engine has a bug.
+    Panic,
+}
+
+impl Fault {
+    /// A failure for tests that do not look into it.
+    #[must_use]
+    pub fn refuse() -> Self {
+        Self::Fail(Failure::new(FailureKind::EngineRefused, "scripted to fail"))
+    }
+}
+
+/// A sandbox as the fake knows it.
+#[derive(Debug)]
+struct Live {
+    daemon: DaemonId,
+    spec: Option<SandboxSpec>,
+    limits: Option<Limits>,
+    counters: Counters,
+    /// Ends the sandbox's init when it goes.
+    _init: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    live: BTreeMap<SandboxId, Live>,
+    created_total: u64,
+    destroyed_total: u64,
+    most_live: usize,
+    set_limits_total: u64,
+    steps: Vec<Step>,
+    at: BTreeMap<usize, Fault>,
+    next: Vec<(Step, VecDeque<Fault>)>,
+    always: BTreeMap<Step, Fault>,
+    dead_daemons: Vec<DaemonId>,
+    parked_dies: bool,
+    parkable: bool,
+}
+
+/// The scripted engine. Clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct FakeEngine {
+    kind: EngineKind,
+    daemon: DaemonId,
+    state: Arc<Mutex<State>>,
+    tasks: TaskTracker,
+}
+
+impl FakeEngine {
+    /// An engine on which everything works.
+    #[must_use]
+    pub fn new(kind: EngineKind, daemon: DaemonId) -> Self {
+        Self {
+            kind,
+            daemon,
+            state: Arc::new(Mutex::new(State {
+                live: BTreeMap::new(),
+                created_total: 0,
+                destroyed_total: 0,
+                most_live: 0,
+                set_limits_total: 0,
+                steps: Vec::new(),
+                at: BTreeMap::new(),
+                next: Vec::new(),
+                always: BTreeMap::new(),
+                dead_daemons: Vec::new(),
+                parked_dies: false,
+                parkable: true,
+            })),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic that a test planned must not hide what it left behind.
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Lets `step` go wrong the next time that it is taken and nothing that was
+    /// planned earlier comes first.
+    pub fn plan(&self, step: Step, fault: Fault) {
+        let mut state = self.state();
+        match state.next.iter_mut().find(|(planned, _)| *planned == step) {
+            Some((_, faults)) => faults.push_back(fault),
+            None => state.next.push((step, VecDeque::from([fault]))),
+        }
+    }
+
+    /// Lets `step` go wrong every time, until [`FakeEngine::mend`].
+    pub fn plan_always(&self, step: Step, fault: Fault) {
+        self.state().always.insert(step, fault);
+    }
+
+    /// Lets the step of this number go wrong, counted from the engine's first.
+    pub fn plan_at(&self, number: usize, fault: Fault) {
+        self.state().at.insert(number, fault);
+    }
+
+    /// Forgets everything that was planned.
+    pub fn mend(&self) {
+        let mut state = self.state();
+        state.at.clear();
+        state.next.clear();
+        state.always.clear();
+    }
+
+    /// Every step so far.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        self.state().steps.clone()
+    }
+
+    /// Sandboxes that exist now.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.state().live.len()
+    }
+
+    /// Names of the sandboxes that exist now.
+    #[must_use]
+    pub fn live_ids(&self) -> Vec<SandboxId> {
+        self.state().live.keys().cloned().collect()
+    }
+
+    /// The most sandboxes that ever existed at once.
+    #[must_use]
+    pub fn most_live(&self) -> usize {
+        self.state().most_live
+    }
+
+    /// Sandboxes that were ever made.
+    #[must_use]
+    pub fn created_total(&self) -> u64 {
+        self.state().created_total
+    }
+
+    /// Sandboxes that were ever destroyed.
+    #[must_use]
+    pub fn destroyed_total(&self) -> u64 {
+        self.state().destroyed_total
+    }
+
+    /// Calls of [`Engine::set_limits`] that changed something.
+    #[must_use]
+    pub fn set_limits_total(&self) -> u64 {
+        self.state().set_limits_total
+    }
+
+    /// The order that a live sandbox was made from.
+    #[must_use]
+    pub fn spec_of(&self, id: &SandboxId) -> Option<SandboxSpec> {
+        self.state().live.get(id).and_then(|live| live.spec.clone())
+    }
+
+    /// The bounds that a live sandbox has now.
+    #[must_use]
+    pub fn limits_of(&self, id: &SandboxId) -> Option<Limits> {
+        self.state().live.get(id).and_then(|live| live.limits)
+    }
+
+    /// Puts a sandbox there that nobody ordered, as a dead daemon leaves one.
+    pub fn add_stranger(&self, id: SandboxId, daemon: DaemonId) {
+        let live = Live {
+            daemon,
+            spec: None,
+            limits: None,
+            counters: Counters::default(),
+            _init: None,
+        };
+        self.state().live.insert(id, live);
+    }
+
+    /// Makes [`Engine::daemon_is_alive`] say no for this daemon.
+    pub fn daemon_died(&self, daemon: DaemonId) {
+        self.state().dead_daemons.push(daemon);
+    }
+
+    /// Whether parked interpreters die before they are used.
+    pub fn parked_dies(&self, dies: bool) {
+        self.state().parked_dies = dies;
+    }
+
+    /// Whether interpreters can be parked at all.
+    pub fn parkable(&self, parkable: bool) {
+        self.state().parkable = parkable;
+    }
+
+    /// Kills a sandbox's init, as a third party would: the stream ends, the
+    /// sandbox stays until it is destroyed.
+    pub fn kill_init(&self, id: &SandboxId) {
+        if let Some(live) = self.state().live.get_mut(id) {
+            live._init = None;
+        }
+    }
+
+    /// Changes what a sandbox has used.
+    fn count(&self, id: &SandboxId, change: impl FnOnce(&mut Counters)) {
+        if let Some(live) = self.state().live.get_mut(id) {
+            change(&mut live.counters);
+        }
+    }
+
+    /// Takes a step: `Some` is a failure that was planned for it.
+    async fn step(&self, step: Step) -> Option<Fault> {
+        let fault = {
+            let mut state = self.state();
+            let number = state.steps.len();
+            state.steps.push(step);
+            let planned = state.at.remove(&number).or_else(|| {
+                let (_, faults) = state.next.iter_mut().find(|(next, _)| *next == step)?;
+                faults.pop_front()
+            });
+            planned.or_else(|| state.always.get(&step).cloned())
+        };
+        match fault? {
+            Fault::Delay(time) => {
+                tokio::time::sleep(time).await;
+                None
+            }
+            Fault::Hang => std::future::pending().await,
+            Fault::Panic => panic!("scripted to panic at {step:?}"),
+            failing => Some(failing),
+        }
+    }
+
+    /// A step of a call on which nothing depends but its answer.
+    async fn call(&self, step: Step) -> Result<(), Failure> {
+        match self.step(step).await {
+            Some(Fault::Fail(failure) | Fault::FailAndLeave(failure)) => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&self, spec: &SandboxSpec) -> Link {
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let init = init::run(self.clone(), spec.id.clone(), theirs);
+        let init = AbortOnDropHandle::new(self.tasks.spawn(init));
+        let live = Live {
+            daemon: self.daemon.clone(),
+            spec: Some(spec.clone()),
+            limits: Some(spec.limits),
+            counters: Counters::default(),
+            _init: Some(init),
+        };
+        let mut state = self.state();
+        let twice = state.live.insert(spec.id.clone(), live);
+        assert!(twice.is_none(), "sandbox {} was made twice", spec.id);
+        state.created_total += 1;
+        state.most_live = state.most_live.max(state.live.len());
+        let (read, write) = tokio::io::split(ours);
+        Link::new(read, write)
+    }
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    fn kind(&self) -> EngineKind {
+        self.kind
+    }
+
+    async fn health(&self) -> Health {
+        match self.call(Step::Health).await {
+            Ok(()) => Health {
+                healthy: true,
+                detail: "fake 1.0".to_owned(),
+            },
+            Err(failure) => Health {
+                healthy: false,
+                detail: failure.to_string(),
+            },
+        }
+    }
+
+    async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, Failure> {
+        self.call(Step::Create).await?;
+        let link = self.start(spec);
+        match self.step(Step::Created).await {
+            Some(Fault::Fail(failure)) => {
+                self.state().live.remove(&spec.id);
+                return Err(failure);
+            }
+            Some(Fault::FailAndLeave(failure)) => return Err(failure),
+            _ => {}
+        }
+        Ok(Sandbox {
+            id: spec.id.clone(),
+            link,
+            interpreter: Interpreter {
+                program: spec.key.runtime.executable().to_owned(),
+                path: "/usr/local/bin:/usr/bin:/bin".to_owned(),
+                parkable: self.state().parkable,
+            },
+        })
+    }
+
+    async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {
+        self.call(Step::SetLimits).await?;
+        let mut state = self.state();
+        let Some(live) = state.live.get_mut(id) else {
+            return Err(Failure::new(FailureKind::EngineRefused, "no such sandbox"));
+        };
+        if live.limits.replace(*limits) != Some(*limits) {
+            state.set_limits_total += 1;
+        }
+        Ok(())
+    }
+
+    async fn counters(&self, id: &SandboxId) -> Result<Counters, Failure> {
+        self.call(Step::Counters).await?;
+        let state = self.state();
+        let live = state.live.get(id);
+        live.map(|live| live.counters)
+            .ok_or_else(|| Failure::new(FailureKind::EngineRefused, "no such sandbox"))
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<(), Failure> {
+        self.call(Step::Destroy).await?;
+        {
+            let mut state = self.state();
+            if state.live.remove(id).is_some() {
+                state.destroyed_total += 1;
+            }
+        }
+        self.call(Step::Destroyed).await
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, Failure> {
+        self.call(Step::List).await?;
+        let state = self.state();
+        let found = state.live.iter().map(|(id, live)| Found {
+            id: id.clone(),
+            daemon: live.daemon.clone(),
+        });
+        Ok(found.collect())
+    }
+
+    async fn daemon_is_alive(&self, daemon: &DaemonId) -> bool {
+        !self.state().dead_daemons.contains(daemon)
+    }
+
+    async fn prepare(&self, _key: &SandboxKey, progress: Progress<'_>) -> Result<(), Failure> {
+        self.call(Step::Prepare).await?;
+        progress("nothing to build");
+        Ok(())
+    }
+
+    async fn build_image(
+        &self,
+        runtime: Runtime,
+        force: bool,
+        progress: Progress<'_>,
+    ) -> Result<Built, Failure> {
+        self.call(Step::BuildImage).await?;
+        progress("step 1");
+        Ok(Built {
+            image: image(runtime),
+            built: force,
+        })
+    }
+
+    async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
+        self.call(Step::Images).await?;
+        Ok(Runtime::ALL.into_iter().map(image).collect())
+    }
+
+    async fn doctor(&self) -> Vec<Probe> {
+        vec![Probe {
+            name: "fake engine".to_owned(),
+            status: ProbeStatus::Ok,
+            found: "nothing to look at".to_owned(),
+            fix: String::new(),
+        }]
+    }
+}
+
+fn image(runtime: Runtime) -> ImageInfo {
+    ImageInfo {
+        runtime,
+        tag: format!("isol8:{runtime}"),
+        id: format!("sha256:{runtime}"),
+        size_bytes: 1 << 20,
+    }
+}
