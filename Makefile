@@ -2,6 +2,8 @@
 # is installed first (Debian and Ubuntu; elsewhere it says what to install).
 
 .DEFAULT_GOAL := help
+# Where rustup puts cargo, for a shell that was not told.
+export PATH := $(PATH):$(HOME)/.cargo/bin
 .PHONY: help demo build release test bench fmt check-fmt lint deny advisories clean
 
 help: ## this list
