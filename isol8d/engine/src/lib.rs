@@ -18,6 +18,9 @@ use isol8_core::{
 
 pub mod fake;
 pub mod link;
+pub mod meet;
+pub mod presence;
+pub mod uids;
 
 use link::Link;
 

@@ -1,0 +1,281 @@
+//! Where a daemon and the init of one sandbox meet: a socket that takes exactly
+//! one peer and is then gone.
+//!
+//! Whoever can traverse the folder can dial, so a peer is taken only when the
+//! kernel says that it is the process that was started, and under its uid.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::SandboxId,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
+
+use crate::link::Link;
+
+/// The socket's name in its folder.
+const SOCKET: &str = "sock";
+/// The longest path that a socket address holds, with its end.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Who dialled, as the kernel saw it at that moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Process id in the daemon's pid namespace.
+    pub pid: i32,
+    /// Host uid.
+    pub uid: u32,
+    /// Host gid.
+    pub gid: u32,
+}
+
+/// A bound socket that waits for one init. Dropping it removes the folder.
+#[derive(Debug)]
+pub struct Meeting {
+    folder: LinkFolder,
+    listener: UnixListener,
+}
+
+/// The folder of one sandbox's socket, removed with everything in it on drop.
+#[derive(Debug)]
+pub struct LinkFolder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl LinkFolder {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves it where it is: from now on [`remove_folder`] removes it.
+    pub fn keep(mut self) -> PathBuf {
+        self.keep = true;
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for LinkFolder {
+    fn drop(&mut self) {
+        if !self.keep {
+            // What stays is found by its name when the sandbox is destroyed.
+            fs::remove_dir_all(&self.path).ok();
+        }
+    }
+}
+
+/// The folder of a sandbox's socket: it is mounted into the sandbox.
+#[must_use]
+pub fn folder_of(runtime_dir: &Path, id: &SandboxId) -> PathBuf {
+    runtime_dir.join("sb").join(id.as_str())
+}
+
+/// Removes the folder of a sandbox. Does nothing where there is none.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove_folder(runtime_dir: &Path, id: &SandboxId) -> io::Result<()> {
+    match fs::remove_dir_all(folder_of(runtime_dir, id)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Meeting {
+    /// Makes the folder (0711) and the socket (0666) of a sandbox. Must be
+    /// called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the folder is there already, or the path is too long for a socket.
+    pub fn open(runtime_dir: &Path, id: &SandboxId) -> Result<Self, Failure> {
+        let path = folder_of(runtime_dir, id);
+        let failed = |error: io::Error| {
+            Failure::new(
+                FailureKind::Internal,
+                format!("cannot make the sandbox's socket in `{}`", path.display()),
+            )
+            .because(&error)
+        };
+        let socket = path.join(SOCKET);
+        if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+            return Err(Failure::new(
+                FailureKind::HostLacks,
+                format!("the path `{}` is too long for a socket", socket.display()),
+            )
+            .hint("set `ISOL8_SOCKET` to a shorter path"));
+        }
+        let parent = path.parent().expect("the folder is below the runtime dir");
+        make_folder(parent).map_err(failed)?;
+        fs::DirBuilder::new()
+            .mode(0o711)
+            .create(&path)
+            .map_err(failed)?;
+        let folder = LinkFolder {
+            path: path.clone(),
+            keep: false,
+        };
+        // The umask may have taken bits away.
+        set_mode(&path, 0o711).map_err(failed)?;
+        let listener = UnixListener::bind(&socket).map_err(failed)?;
+        set_mode(&socket, 0o666).map_err(failed)?;
+        Ok(Self { folder, listener })
+    }
+
+    /// The folder to mount into the sandbox.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits for the one peer that `is_init` knows, then removes the socket so
+    /// that nobody else can dial. Others are turned away.
+    ///
+    /// # Errors
+    /// `EngineTimeout` when nobody came in time.
+    ///
+    /// # Cancellation
+    /// Dropping the future removes socket and folder.
+    pub async fn accept(
+        self,
+        deadline: Duration,
+        is_init: impl FnMut(&Peer) -> bool,
+    ) -> Result<(Link, LinkFolder), Failure> {
+        let Ok(accepted) = timeout(deadline, self.first(is_init)).await else {
+            return Err(Failure::new(
+                FailureKind::EngineTimeout,
+                format!(
+                    "the sandbox did not come up in {} s",
+                    deadline.as_secs_f32()
+                ),
+            ));
+        };
+        let stream = accepted.map_err(|error| {
+            Failure::new(FailureKind::Internal, "cannot take the sandbox's call").because(&error)
+        })?;
+        fs::remove_file(self.folder.path().join(SOCKET)).ok();
+        let (read, write) = stream.into_split();
+        Ok((Link::new(read, write), self.folder))
+    }
+
+    async fn first(&self, mut is_init: impl FnMut(&Peer) -> bool) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            let credentials = stream.peer_cred()?;
+            let peer = Peer {
+                pid: credentials.pid().unwrap_or(0),
+                uid: credentials.uid(),
+                gid: credentials.gid(),
+            };
+            if is_init(&peer) {
+                return Ok(stream);
+            }
+            tracing::warn!(
+                pid = peer.pid,
+                uid = peer.uid,
+                "a stranger dialled a sandbox's socket and was turned away"
+            );
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o711).create(path) {
+        Ok(()) => set_mode(path, 0o711),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use isol8_proto::init::{FromInit, Hello, from_init};
+    use prost::Message;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn own(peer: &Peer) -> bool {
+        peer.pid == i32::try_from(std::process::id()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_first_known_peer_is_taken_and_the_socket_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let id = SandboxId::random();
+        let meeting = Meeting::open(place.path(), &id).unwrap();
+        let socket = meeting.folder().join("sock");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(meeting.folder()), 0o711);
+        assert_eq!(mode(&socket), 0o666);
+
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        let hello = from_init::Message::Hello(Hello {
+            protocol: 1,
+            version: "x".into(),
+        });
+        let frame = FromInit {
+            message: Some(hello.clone()),
+        }
+        .encode_to_vec();
+        let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+        stream.write_all(&length).await.unwrap();
+        stream.write_all(&frame).await.unwrap();
+
+        let (mut link, folder) = meeting.accept(Duration::from_secs(5), own).await.unwrap();
+        assert_eq!(link.reader.recv().await.unwrap(), hello);
+        assert!(!socket.exists(), "nobody else can dial");
+        assert!(folder.path().exists());
+        drop(folder);
+        assert!(!folder_of(place.path(), &id).exists());
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_turned_away() {
+        let place = tempfile::tempdir().unwrap();
+        let meeting = Meeting::open(place.path(), &SandboxId::random()).unwrap();
+        let folder = meeting.folder().to_owned();
+        let _stream = UnixStream::connect(folder.join("sock")).await.unwrap();
+        let failure = meeting
+            .accept(Duration::from_millis(50), |_| false)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.kind, FailureKind::EngineTimeout);
+        assert!(!folder.exists());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_exists_is_not_used() {
+        let place = tempfile::tempdir().unwrap();
+        let id = SandboxId::random();
+        let first = Meeting::open(place.path(), &id).unwrap();
+        assert_eq!(
+            Meeting::open(place.path(), &id).unwrap_err().kind,
+            FailureKind::Internal
+        );
+        assert!(
+            first.folder().join("sock").exists(),
+            "the first is untouched"
+        );
+    }
+
+    #[tokio::test]
+    async fn removal_of_what_is_not_there_is_no_error() {
+        let place = tempfile::tempdir().unwrap();
+        remove_folder(place.path(), &SandboxId::random()).unwrap();
+    }
+}
