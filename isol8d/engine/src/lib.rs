@@ -20,6 +20,7 @@ pub mod fake;
 pub mod link;
 pub mod meet;
 pub mod presence;
+pub mod seccomp;
 pub mod uids;
 
 use link::Link;
