@@ -1,15 +1,23 @@
 //! The domain of isol8 as pure values: no clock, no I/O, no async.
 //!
 //! Reading order: what a run is made of ([`ids`], [`quantity`], [`runtime`]),
-//! what is asked ([`request`]), what serves it ([`sandbox`]), how it ends
-//! ([`outcome`], [`failure`]).
+//! what the operator wants ([`config`]), what is asked ([`request`], [`env`]),
+//! what serves it ([`sandbox`]), what
+//! leaves ([`mask`], [`output`]), how it ends ([`outcome`], [`failure`]).
 
 pub mod ids;
 pub mod quantity;
 pub mod runtime;
 
+pub mod config;
+
+pub mod env;
 pub mod request;
+
 pub mod sandbox;
+
+pub mod mask;
+pub mod output;
 
 pub mod failure;
 pub mod outcome;
