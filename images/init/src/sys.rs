@@ -1,0 +1,431 @@
+//! The kernel calls for which neither std nor nix has a safe form. The only
+//! file of the crate with `unsafe`.
+#![expect(
+    unsafe_code,
+    reason = "fork, exec, wait4 and prctl have no safe wrapper; every block says why it is sound"
+)]
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
+
+use libc::{c_int, c_uint, pid_t};
+
+/// A process, by its id. Valid from [`spawn`] until [`reap`] names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pid(pid_t);
+
+/// Turns the `-1` of a system call into the error it stands for.
+fn check(result: c_int) -> io::Result<c_int> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Makes this process what PID 1 of a sandbox must be before anybody else runs
+/// in it: unreadable and untraceable for processes of the same user, without
+/// descriptors of its parent, and with no signal handler that a forged signal
+/// could reach.
+///
+/// # Errors
+/// When the kernel refuses what isolation depends on.
+pub(crate) fn harden() -> io::Result<()> {
+    // SAFETY: plain integers; no memory is passed.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // What a launcher forgot to close ends here. A kernel without close_range
+    // would be older than what the rest needs (openat2).
+    // SAFETY: nothing in this process owns a descriptor above 2 yet.
+    check(unsafe { close_range(3, c_uint::MAX, 0) })?;
+    for signal in 1..=libc::SIGRTMAX() {
+        // std catches SIGSEGV and SIGBUS to report a stack overflow; a forged
+        // one could talk it into aborting. SIGPIPE and SIGXFSZ are errors of
+        // write() to us.
+        let action = match signal {
+            libc::SIGPIPE | libc::SIGXFSZ => libc::SIG_IGN,
+            _ => libc::SIG_DFL,
+        };
+        // SAFETY: both are valid dispositions. KILL, STOP and the two signals
+        // that libc keeps are refused, which changes nothing.
+        unsafe { libc::signal(signal, action) };
+    }
+    // SAFETY: cannot fail.
+    unsafe { libc::umask(0o022) };
+    // Programs inherit it.
+    no_core_dumps()
+}
+
+/// No core file, and nothing for a core handler of the host: a limit of exactly
+/// one byte is what keeps the kernel from feeding a pipe in `core_pattern`.
+fn no_core_dumps() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable and lives through the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) })?;
+    let most = limit.rlim_max.min(1);
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: `limit` is readable and lives through the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) })?;
+    Ok(())
+}
+
+/// # Safety
+/// No descriptor in the range may have an owner that still uses it, unless
+/// `flags` only marks.
+unsafe fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> c_int {
+    // SAFETY: integers only; the caller answers for the descriptors.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    // The call returns 0 or -1.
+    if result == 0 { 0 } else { -1 }
+}
+
+/// Whether this process is init of a pid namespace (or of the machine).
+pub(crate) fn is_pid_1() -> bool {
+    std::process::id() == 1
+}
+
+/// Blocks SIGCHLD and gives a non-blocking descriptor that becomes readable
+/// when one is pending. A forged one does no more than make us look.
+pub(crate) fn child_signals() -> io::Result<OwnedFd> {
+    let mut set = empty_signal_set();
+    // SAFETY: `set` is initialised.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
+    // SAFETY: `set` is readable; no old mask is asked for.
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) })?;
+    // SAFETY: -1 asks for a new descriptor.
+    let fd = check(unsafe {
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    })?;
+    // SAFETY: the kernel just made it for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn empty_signal_set() -> libc::sigset_t {
+    // SAFETY: sigset_t is plain integers, for which zeroes are a valid value.
+    let mut set = unsafe { std::mem::zeroed::<libc::sigset_t>() };
+    // SAFETY: `set` is writable.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    set
+}
+
+/// A process that has ended and left the process table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reaped {
+    pub(crate) pid: Pid,
+    pub(crate) how: Ending,
+    pub(crate) usage: Usage,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ending {
+    Code(i32),
+    Signal(i32),
+}
+
+/// What a process and the children it waited for used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) user_us: u64,
+    pub(crate) system_us: u64,
+    pub(crate) max_rss_bytes: u64,
+}
+
+/// Takes one ended child, or orphan that became ours, off the process table.
+/// With `wait` it blocks until there is one. `None`: nothing (more) to take.
+pub(crate) fn reap(wait: bool) -> Option<Reaped> {
+    let flags = if wait { 0 } else { libc::WNOHANG };
+    let mut status: c_int = 0;
+    // SAFETY: rusage is plain integers, for which zeroes are a valid value.
+    let mut usage = unsafe { std::mem::zeroed::<libc::rusage>() };
+    loop {
+        // SAFETY: both are writable and live through the call.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, flags, &raw mut usage) };
+        if pid > 0 {
+            let how = if libc::WIFSIGNALED(status) {
+                Ending::Signal(libc::WTERMSIG(status))
+            } else {
+                Ending::Code(libc::WEXITSTATUS(status))
+            };
+            return Some(Reaped {
+                pid: Pid(pid),
+                how,
+                usage: Usage::of(&usage),
+            });
+        }
+        if pid == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
+    }
+}
+
+impl Usage {
+    fn of(usage: &libc::rusage) -> Self {
+        let micros = |time: libc::timeval| {
+            let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+            seconds * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
+        };
+        Self {
+            user_us: micros(usage.ru_utime),
+            system_us: micros(usage.ru_stime),
+            // The kernel counts in KiB.
+            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        }
+    }
+}
+
+/// Whether a number names a signal. 0 does not: it only asks.
+pub(crate) fn is_signal(number: i32) -> bool {
+    (1..=libc::SIGRTMAX()).contains(&number)
+}
+
+/// Forgets the SIGCHLDs that are pending.
+pub(crate) fn drain_signals(signals: &OwnedFd) {
+    let mut buffer = [0_u8; 1024];
+    while nix::unistd::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
+}
+
+/// Sends a signal to the process group that `leader` leads. Nothing happens
+/// when the group is gone.
+pub(crate) fn signal_group(leader: Pid, signal: i32) {
+    // SAFETY: integers only. `leader` has not been reaped, so that the group is
+    // still its own.
+    unsafe { libc::kill(-leader.0, signal) };
+}
+
+/// SIGKILL for every process but ourselves. Does nothing unless we are init:
+/// elsewhere "every process" would be every process of the user.
+pub(crate) fn kill_all() {
+    if is_pid_1() {
+        // SAFETY: integers only; as init of a pid namespace it reaches nothing
+        // outside.
+        unsafe { libc::kill(-1, libc::SIGKILL) };
+    }
+}
+
+/// Bytes that stand in a pipe or socket now.
+pub(crate) fn bytes_readable(fd: impl AsFd) -> usize {
+    let mut count: c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if result == -1 {
+        0
+    } else {
+        usize::try_from(count).unwrap_or(0)
+    }
+}
+
+/// Asks for a pipe that holds `bytes`. The kernel may refuse; then it stays as
+/// it is.
+pub(crate) fn widen_pipe(fd: impl AsFd, bytes: c_int) {
+    // SAFETY: integers only.
+    unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+}
+
+/// Moves a descriptor up to a high number, out of the way of those that an
+/// interpreter opens, so that its numbers are the same with and without it.
+/// Still closed on exec.
+pub(crate) fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
+    const HIGH: c_int = 200;
+    // SAFETY: integers only.
+    let moved = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, HIGH) })?;
+    // SAFETY: the kernel just made it for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// Everything that a child needs between fork and exec, made before the fork.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Tried in this order.
+    pub(crate) paths: Vec<CString>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    pub(crate) cwd: CString,
+}
+
+/// Descriptors of a child.
+#[derive(Debug)]
+pub(crate) struct Stdio<'a> {
+    pub(crate) stdin: BorrowedFd<'a>,
+    pub(crate) stdout: BorrowedFd<'a>,
+    pub(crate) stderr: BorrowedFd<'a>,
+    /// Keeps its number in the child.
+    pub(crate) extra: Option<BorrowedFd<'a>>,
+}
+
+/// Which step towards the program failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Fork,
+    Cwd,
+    Exec,
+    Other,
+}
+
+/// Why there is no process.
+#[derive(Debug)]
+pub(crate) struct SpawnError {
+    pub(crate) step: Step,
+    pub(crate) source: io::Error,
+}
+
+impl SpawnError {
+    fn other(source: io::Error) -> Self {
+        Self {
+            step: Step::Other,
+            source,
+        }
+    }
+}
+
+/// Starts `image` as leader of a session and process group of its own, with
+/// default signals, an empty signal mask and no descriptors but those given.
+/// Returns when exec has happened or failed.
+///
+/// # Errors
+/// A failed exec comes back through a pipe that exec closes; its child is left
+/// for [`reap`] like any orphan.
+pub(crate) fn spawn(image: &Image, stdio: &Stdio<'_>) -> Result<Pid, SpawnError> {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([ptr::null()])
+            .collect()
+    };
+    let (argv, env) = (pointers(&image.argv), pointers(&image.env));
+    let (report, child_report) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|errno| SpawnError::other(errno.into()))?;
+    // SAFETY: the process has one thread, so the child may do whatever we may;
+    // it leaves `become_program` by exec or _exit alone.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: we are the child of a fork.
+        unsafe { become_program(image, &argv, &env, stdio, child_report.as_fd()) }
+    }
+    if pid == -1 {
+        return Err(SpawnError {
+            step: Step::Fork,
+            source: io::Error::last_os_error(),
+        });
+    }
+    drop(child_report);
+    let mut verdict = [0_u8; 8];
+    let read = io::Read::read(&mut std::fs::File::from(report), &mut verdict);
+    match read {
+        Ok(0) => Ok(Pid(pid)),
+        // A pipe gives a write of 8 bytes whole.
+        Ok(_) => {
+            let [a, b, c, d, step, ..] = verdict;
+            let step = match step {
+                1 => Step::Cwd,
+                2 => Step::Exec,
+                _ => Step::Other,
+            };
+            let source = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
+            Err(SpawnError { step, source })
+        }
+        Err(source) => Err(SpawnError::other(source)),
+    }
+}
+
+/// The child's side of [`spawn`].
+///
+/// # Safety
+/// Only in the child of a fork, with `argv` and `env` null-terminated arrays of
+/// strings that live.
+unsafe fn become_program(
+    image: &Image,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+    stdio: &Stdio<'_>,
+    report: BorrowedFd<'_>,
+) -> ! {
+    let fail = |step: u8| -> ! {
+        let [a, b, c, d] = io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(0)
+            .to_ne_bytes();
+        let verdict = [a, b, c, d, step, 0, 0, 0];
+        // SAFETY: the buffer is readable; _exit runs nothing of the parent's.
+        unsafe {
+            libc::write(report.as_raw_fd(), verdict.as_ptr().cast(), verdict.len());
+            libc::_exit(127)
+        }
+    };
+    // SAFETY: integers, and strings and sets that live through each call.
+    unsafe {
+        libc::setsid();
+        for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let none = empty_signal_set();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        let wanted: [RawFd; 3] = [
+            stdio.stdin.as_raw_fd(),
+            stdio.stdout.as_raw_fd(),
+            stdio.stderr.as_raw_fd(),
+        ];
+        // Ours are all above 2: `harden` leaves the lowest three to the parent
+        // that started us, and `reserve_stdio` fills gaps.
+        for (target, source) in (0..).zip(wanted) {
+            if libc::dup2(source, target) == -1 {
+                fail(0);
+            }
+        }
+        // Everything of ours is closed on exec already; this is the second lock.
+        if close_range(3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
+            fail(0);
+        }
+        if let Some(extra) = stdio.extra
+            && libc::fcntl(extra.as_raw_fd(), libc::F_SETFD, 0) == -1
+        {
+            fail(0);
+        }
+        if libc::chdir(image.cwd.as_ptr()) == -1 {
+            fail(1);
+        }
+    }
+    // Like execvp: a file that may not be run does not end the search, but is
+    // what is reported when nothing else is found.
+    let mut denied = false;
+    for path in &image.paths {
+        // SAFETY: as the caller promises.
+        unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        match io::Error::last_os_error().raw_os_error() {
+            Some(libc::EACCES) => denied = true,
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            _ => fail(2),
+        }
+    }
+    let errno = if denied { libc::EACCES } else { libc::ENOENT };
+    // SAFETY: errno is this thread's own.
+    unsafe { *libc::__errno_location() = errno };
+    fail(2)
+}
+
+/// Makes sure that 0, 1 and 2 are taken, so that none of our own descriptors
+/// ever gets one of these numbers.
+pub(crate) fn reserve_stdio() -> io::Result<()> {
+    for fd in 0..=2 {
+        // SAFETY: integers only.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+            let root: &CStr = c"/";
+            // SAFETY: the path is a string; the lowest free number is `fd`,
+            // which nobody owns and which stays open for good.
+            check(unsafe { libc::open(root.as_ptr(), libc::O_PATH) })?;
+        }
+    }
+    Ok(())
+}
