@@ -11,6 +11,8 @@ use isol8_core::{
 use isol8_engine::{Engine, Sandbox};
 use tokio_util::task::TaskTracker;
 
+pub mod gate;
+
 mod make;
 
 /// Every engine of this daemon.

@@ -2,8 +2,8 @@
 //!
 //! Reading order: what a run is made of ([`ids`], [`quantity`], [`runtime`]),
 //! what the operator wants ([`config`]), what is asked ([`request`], [`env`]),
-//! what serves it ([`sandbox`]), what
-//! leaves ([`mask`], [`output`]), how it ends ([`outcome`], [`failure`]).
+//! who may go first ([`admission`]), what serves it ([`sandbox`]), what leaves
+//! ([`mask`], [`output`]), how it ends ([`outcome`], [`failure`]).
 
 pub mod ids;
 pub mod quantity;
@@ -11,6 +11,7 @@ pub mod runtime;
 
 pub mod config;
 
+pub mod admission;
 pub mod env;
 pub mod request;
 
