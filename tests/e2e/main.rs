@@ -1,1 +1,24 @@
-//! End-to-end tests on the real engines.
+//! End-to-end tests: the released binaries on real engines, each test on a
+//! daemon of its own, each promise on both engines.
+//!
+//! `run` is what a person sees of a run, `usage` what is refused before one,
+//! `isolation` what a sandbox is, `exhaustion` and `escape` what hostile
+//! programs try, `secrets` and `tenants` what must not reach others, `faults`
+//! what happens when the world around a run breaks. Letters and numbers such as
+//! RX04 name cases of the abuse catalogue.
+
+#[macro_use]
+extern crate isol8_e2e;
+
+mod run;
+mod usage;
+
+mod isolation;
+
+mod escape;
+mod exhaustion;
+
+mod secrets;
+mod tenants;
+
+mod faults;

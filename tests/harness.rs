@@ -1,0 +1,39 @@
+//! The harness of the end-to-end tests, in reading order: where things happen
+//! ([`stage`]), what is done there ([`call`]), what the host shows of it
+//! ([`host`]), what must not remain ([`leftovers`]), and patience ([`wait`]).
+
+pub mod stage;
+
+pub mod call;
+
+pub mod host;
+pub mod leftovers;
+
+pub mod wait;
+
+/// Writes each test once and runs it on both engines: `name::docker` and
+/// `name::native`. The body gets a [`stage::Stage`] with a running daemon; at
+/// the end the daemon is stopped and nothing may be left.
+#[macro_export]
+macro_rules! both_engines {
+    ($($(#[doc = $doc:expr])* fn $name:ident($stage:ident: &Stage) $body:block)*) => { $(
+        $(#[doc = $doc])*
+        mod $name {
+            #[allow(unused_imports, reason = "not every body names something of its file")]
+            use super::*;
+            use $crate::harness::stage::{Stage, Engine};
+
+            fn body($stage: &Stage) $body
+
+            #[test]
+            fn docker() {
+                Stage::with(Engine::Docker, body);
+            }
+
+            #[test]
+            fn native() {
+                Stage::with(Engine::Native, body);
+            }
+        }
+    )* };
+}
