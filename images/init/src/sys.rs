@@ -14,6 +14,9 @@ use std::{
 
 use libc::{c_int, c_uint, pid_t};
 
+/// The highest signal number of Linux.
+const LAST_SIGNAL: c_int = 64;
+
 /// A process, by its id. Valid from [`spawn`] until [`reap`] names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pid(pid_t);
@@ -43,22 +46,48 @@ pub(crate) fn harden() -> io::Result<()> {
     // would be older than what the rest needs (openat2).
     // SAFETY: nothing in this process owns a descriptor above 2 yet.
     check(unsafe { close_range(3, c_uint::MAX, 0) })?;
-    for signal in 1..=libc::SIGRTMAX() {
+    for signal in 1..=LAST_SIGNAL {
         // std catches SIGSEGV and SIGBUS to report a stack overflow; a forged
         // one could talk it into aborting. SIGPIPE and SIGXFSZ are errors of
         // write() to us.
-        let action = match signal {
-            libc::SIGPIPE | libc::SIGXFSZ => libc::SIG_IGN,
-            _ => libc::SIG_DFL,
-        };
-        // SAFETY: both are valid dispositions. KILL, STOP and the two signals
-        // that libc keeps are refused, which changes nothing.
-        unsafe { libc::signal(signal, action) };
+        set_handler(signal, matches!(signal, libc::SIGPIPE | libc::SIGXFSZ));
     }
     // SAFETY: cannot fail.
     unsafe { libc::umask(0o022) };
     // Programs inherit it.
     no_core_dumps()
+}
+
+/// Ignores a signal or gives it its default action. By the system call itself:
+/// libc refuses to touch the two signals that it keeps for its threads, and a
+/// parent that ignored them would be inherited from.
+fn set_handler(signal: c_int, ignore: bool) {
+    /// `struct sigaction` of the kernel.
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let handler = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+    let action = Action {
+        handler,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
+    // SAFETY: `action` is readable and laid out as the kernel wants it; neither
+    // disposition runs code. KILL and STOP are refused, which changes nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            &raw const action,
+            ptr::null_mut::<Action>(),
+            size_of::<u64>(),
+        );
+    }
 }
 
 /// No core file, and nothing for a core handler of the host: a limit of exactly
@@ -187,7 +216,7 @@ impl Usage {
 
 /// Whether a number names a signal. 0 does not: it only asks.
 pub(crate) fn is_signal(number: i32) -> bool {
-    (1..=libc::SIGRTMAX()).contains(&number)
+    (1..=LAST_SIGNAL).contains(&number)
 }
 
 /// Forgets the SIGCHLDs that are pending.
@@ -368,7 +397,7 @@ unsafe fn become_program(
     unsafe {
         libc::setsid();
         for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-            libc::signal(signal, libc::SIG_DFL);
+            set_handler(signal, false);
         }
         let none = empty_signal_set();
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());

@@ -1,0 +1,11 @@
+//! The real init in a pid namespace of its own, driven over its socket as the
+//! daemon drives it. bubblewrap makes the namespace and /sandbox; without it
+//! the tests fail and say so.
+
+mod rig;
+
+mod ending;
+mod files;
+mod flow;
+mod starting;
+mod tamper;

@@ -1,0 +1,401 @@
+//! A sandbox for a test: init as PID 1 in a jail, and the daemon's end of its
+//! stream.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, Permissions},
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command as Process, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use isol8_proto::init::{
+    Command, Credit, EnvVar, Exec, Exited, Failed, File, FromInit, Prepare, Signal, ToInit,
+    exited::How, from_init, to_init,
+};
+use prost::Message as _;
+
+/// Long enough for a loaded machine, short enough to fail.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What init is given to send before it must wait for more.
+pub(crate) const PLENTY: u64 = 1 << 40;
+
+/// For a user of its own for each sandbox.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A live sandbox.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    jail: Child,
+    link: UnixStream,
+    pending: VecDeque<u8>,
+    _folder: tempfile::TempDir,
+}
+
+/// How a program ended and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) parked: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) how: Option<How>,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // The kernel ends what is in the namespace with it.
+        let _it_may_be_gone = self.jail.kill();
+        let _nothing_to_do = self.jail.wait();
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("the hooks") {
+        let entry = entry.expect("a hook");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).expect("a copy");
+        }
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the repository")
+}
+
+impl Rig {
+    /// Init in a jail of its own that has greeted.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    /// The same, with more options for bubblewrap and a command inside that
+    /// execs init.
+    pub(crate) fn start_with(options: &[&str], before: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let init = folder.path().join("init");
+        fs::copy(env!("CARGO_BIN_EXE_isol8-init"), &init).expect("a copy of init");
+        let park = folder.path().join("park");
+        copy_tree(&repository().join("images/park"), &park);
+        for (path, mode) in [(folder.path(), 0o755), (&socket, 0o777), (&init, 0o555)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
+        }
+        let mut jail = Process::new("bwrap");
+        if nix::unistd::geteuid().is_root() {
+            // Root that makes a user namespace stays root behind it.
+            let uid =
+                300_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Relaxed) % 100;
+            jail.uid(uid).gid(uid);
+        }
+        let jail = jail
+            .args([
+                "--unshare-user",
+                "--uid",
+                "65534",
+                "--gid",
+                "65534",
+                "--unshare-pid",
+            ])
+            .args([
+                "--unshare-net",
+                "--unshare-ipc",
+                "--as-pid-1",
+                "--cap-drop",
+                "ALL",
+            ])
+            .args(["--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"])
+            .args([
+                "--symlink",
+                "usr/lib",
+                "/lib",
+                "--symlink",
+                "usr/lib64",
+                "/lib64",
+            ])
+            .args(["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"])
+            .args(["--ro-bind-try", "/etc/python3.11", "/etc/python3.11"])
+            .args([
+                "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/sandbox",
+            ])
+            .arg("--ro-bind")
+            .arg(&init)
+            .arg("/isol8/kit/init")
+            .arg("--ro-bind")
+            .arg(&park)
+            .arg("/isol8/kit/park")
+            .arg("--ro-bind")
+            .arg(folder.path())
+            .arg("/isol8/link")
+            .args(["--chdir", "/", "--clearenv"])
+            .args(options)
+            .arg("--")
+            .args(before)
+            .args(["/isol8/kit/init", "/isol8/link/sock"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("these tests need bubblewrap: install `bubblewrap`");
+        let mut rig = Self {
+            jail,
+            link: accept(&listener),
+            pending: VecDeque::new(),
+            _folder: folder,
+        };
+        match rig.recv() {
+            from_init::Message::Hello(hello) => assert_eq!(hello.protocol, 1),
+            other => panic!("init began with {other:?}"),
+        }
+        rig
+    }
+
+    /// Id of the jail's outermost process on the host.
+    pub(crate) fn jail_pid(&self) -> u32 {
+        self.jail.id()
+    }
+
+    pub(crate) fn send(&mut self, message: to_init::Message) {
+        let body = ToInit {
+            message: Some(message),
+        }
+        .encode_to_vec();
+        let head = u32::try_from(body.len()).expect("a frame").to_le_bytes();
+        self.link
+            .write_all(&[&head[..], &body].concat())
+            .expect("sent to init");
+    }
+
+    /// Sends bytes that are no message.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.link.write_all(bytes).expect("sent to init");
+    }
+
+    /// Ends the stream.
+    pub(crate) fn hang_up(&mut self) {
+        self.link
+            .shutdown(std::net::Shutdown::Both)
+            .expect("a stream");
+    }
+
+    pub(crate) fn recv(&mut self) -> from_init::Message {
+        self.recv_within(PATIENCE)
+            .expect("init said nothing in time")
+    }
+
+    /// The next message, or `None` when none comes in time. Panics at the end
+    /// of the stream.
+    pub(crate) fn recv_within(&mut self, patience: Duration) -> Option<from_init::Message> {
+        let deadline = Instant::now() + patience;
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            if let Some(message) = self.take() {
+                return Some(message);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            self.link.set_read_timeout(Some(left)).expect("a timeout");
+            match self.link.read(&mut chunk) {
+                Ok(0) => panic!("init closed the stream"),
+                Ok(count) => self.pending.extend(&chunk[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("the stream broke: {error}"),
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<from_init::Message> {
+        let head: Vec<u8> = self.pending.iter().take(4).copied().collect();
+        let length = u32::from_le_bytes(head.try_into().ok()?) as usize;
+        if self.pending.len() < 4 + length {
+            return None;
+        }
+        let frame: Vec<u8> = self.pending.drain(..4 + length).skip(4).collect();
+        FromInit::decode(&frame[..]).expect("a message").message
+    }
+
+    /// Whether init has ended; waits for that.
+    pub(crate) fn wait_for_end(&mut self) -> bool {
+        wait_for(|| self.jail.try_wait().expect("a status").is_some())
+    }
+
+    /// Parks what `command` says; whether it then waits.
+    pub(crate) fn prepare(&mut self, command: Option<Command>) -> bool {
+        self.send(to_init::Message::Prepare(Prepare { parked: command }));
+        match self.recv() {
+            from_init::Message::Ready(ready) => ready.parked,
+            other => panic!("expected Ready, got {other:?}"),
+        }
+    }
+
+    /// Puts a file below /sandbox.
+    pub(crate) fn put(&mut self, path: &str, data: &[u8]) -> Result<u64, Failed> {
+        let mut pieces: Vec<_> = data.chunks(512 << 10).collect();
+        if pieces.is_empty() {
+            pieces.push(&[]);
+        }
+        let count = pieces.len();
+        for (index, piece) in pieces.into_iter().enumerate() {
+            self.send(to_init::Message::File(File {
+                path: path.to_owned().into(),
+                data: piece.to_vec().into(),
+                append: index > 0,
+                last: index + 1 == count,
+                mode: 0o644,
+            }));
+        }
+        match self.recv() {
+            from_init::Message::FileWritten(written) => Ok(written.bytes),
+            from_init::Message::Failed(failed) => Err(failed),
+            other => panic!("expected FileWritten, got {other:?}"),
+        }
+    }
+
+    /// Sends an `Exec` and takes `Started`.
+    pub(crate) fn exec(&mut self, exec: Exec) -> Result<bool, Failed> {
+        self.send(to_init::Message::Exec(exec));
+        match self.recv() {
+            from_init::Message::Started(started) => {
+                assert_eq!(started.stdin_credit, 256 << 10);
+                Ok(started.parked)
+            }
+            from_init::Message::Failed(failed) => Err(failed),
+            other => panic!("expected Started, got {other:?}"),
+        }
+    }
+
+    /// Starts a command without stdin and with plenty of credit.
+    pub(crate) fn start_command(&mut self, command: Command) {
+        self.exec(plain(command)).expect("started");
+    }
+
+    /// Starts it with a stdin.
+    pub(crate) fn start_with_stdin(&mut self, command: Command) {
+        self.exec(Exec {
+            stdin: true,
+            ..plain(command)
+        })
+        .expect("started");
+    }
+
+    /// Runs a shell script to its end.
+    pub(crate) fn bash(&mut self, script: &str) -> Outcome {
+        self.start_command(bash(script));
+        self.outcome()
+    }
+
+    /// Collects output until the program has ended.
+    pub(crate) fn outcome(&mut self) -> Outcome {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let exited = self.drain(&mut stdout, &mut stderr);
+        Outcome {
+            parked: false,
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            how: exited.how,
+        }
+    }
+
+    pub(crate) fn drain(&mut self, stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) -> Exited {
+        loop {
+            match self.recv() {
+                from_init::Message::Stdout(bytes) => stdout.extend_from_slice(&bytes),
+                from_init::Message::Stderr(bytes) => stderr.extend_from_slice(&bytes),
+                from_init::Message::StdinCredit(_) => {}
+                from_init::Message::Exited(exited) => return exited,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Reads output until it contains `mark`.
+    pub(crate) fn wait_for_output(&mut self, mark: &str) {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(mark) {
+            match self.recv() {
+                from_init::Message::Stdout(bytes) => seen.extend_from_slice(&bytes),
+                from_init::Message::StdinCredit(_) => {}
+                other => panic!("waiting for `{mark}`, got {other:?}"),
+            }
+        }
+    }
+
+    pub(crate) fn signal(&mut self, number: i32) {
+        self.send(to_init::Message::Signal(Signal { number }));
+    }
+
+    pub(crate) fn credit(&mut self, stdout: u64, stderr: u64) {
+        self.send(to_init::Message::Credit(Credit { stdout, stderr }));
+    }
+}
+
+fn accept(listener: &UnixListener) -> UnixStream {
+    listener.set_nonblocking(true).expect("a listener");
+    let mut link = None;
+    assert!(
+        wait_for(|| {
+            link = listener.accept().ok();
+            link.is_some()
+        }),
+        "init did not dial: can bubblewrap make user namespaces here?",
+    );
+    let (link, _) = link.expect("just seen");
+    link.set_nonblocking(false).expect("a stream");
+    link
+}
+
+/// Looks again and again until something holds; false when it never does.
+pub(crate) fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if holds() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    false
+}
+
+pub(crate) fn command(argv: &[&str], env: &BTreeMap<String, String>, cwd: &str) -> Command {
+    let var = |(name, value): (&String, &String)| EnvVar {
+        name: name.clone().into(),
+        value: value.clone().into(),
+    };
+    Command {
+        argv: argv.iter().map(|arg| arg.to_string().into()).collect(),
+        env: env.iter().map(var).collect(),
+        cwd: cwd.to_owned().into(),
+    }
+}
+
+/// A script for bash, with a PATH and nothing else.
+pub(crate) fn bash(script: &str) -> Command {
+    let env = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
+    command(&["bash", "-c", script], &env, "/sandbox")
+}
+
+/// An `Exec` without parked interpreter and stdin, with plenty of credit.
+pub(crate) fn plain(command: Command) -> Exec {
+    Exec {
+        command: Some(command),
+        use_parked: false,
+        stdout_credit: PLENTY,
+        stderr_credit: PLENTY,
+        stdin: false,
+    }
+}
