@@ -16,7 +16,9 @@ use isol8_core::{
     sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
 };
 
+pub mod docker;
 pub mod fake;
+pub mod hardening;
 pub mod link;
 pub mod meet;
 pub mod presence;

@@ -1,0 +1,490 @@
+//! One container from its creation until nothing of it is left.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bollard::{
+    models::ContainerState,
+    query_parameters::{
+        CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder,
+        StartContainerOptions,
+    },
+};
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::SandboxId,
+    outcome::Counters,
+    sandbox::{Network, SandboxSpec},
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Facts, Inner,
+    accounting::{self, Accounting},
+    client::{ASK, Asked, Budget, CREATE, REMOVE, START, UPDATE},
+    image::Image,
+    live::Live,
+};
+use crate::{
+    CREATE_DEADLINE, Sandbox,
+    hardening::{self, Bounds, Ground, container_name},
+    link::Link,
+    meet::{self, Meeting, Peer},
+    seccomp,
+    uids::SlotUid,
+};
+
+/// init dials within milliseconds of its start.
+const ACCEPT: Duration = Duration::from_secs(10);
+/// How often a container is looked at that does not dial.
+const LOOK: Duration = Duration::from_millis(300);
+/// Between two tries to remove a container.
+const REMOVE_AGAIN: Duration = Duration::from_millis(100);
+/// The first uid inside where the engine maps uids: such a mapping holds 65536.
+const FIRST_MAPPED: u32 = 10_000;
+
+/// A container that answers.
+struct Up {
+    link: Link,
+    accounting: Accounting,
+    bounds: Bounds,
+}
+
+/// What a container is made with.
+struct Ready {
+    facts: Facts,
+    image: Arc<Image>,
+    uid: u32,
+    etc: Vec<(&'static str, PathBuf)>,
+}
+
+impl Inner {
+    /// Makes a sandbox. On failure nothing is left, or the registry knows of it.
+    pub(super) async fn make(
+        &self,
+        spec: &SandboxSpec,
+        doomed: &CancellationToken,
+    ) -> Result<Sandbox, Failure> {
+        let prepared = self.prepare_ground(spec).await;
+        let (ready, slot, meeting) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                self.live.drop_entry(&spec.id);
+                return Err(failure);
+            }
+        };
+        match self.come_up(spec, &ready, &slot, meeting, doomed).await {
+            Ok(up) => {
+                let live = Live {
+                    accounting: up.accounting,
+                    bounds: Some(up.bounds),
+                    counters: Counters::default(),
+                    _uid: slot,
+                };
+                self.live.settle(&spec.id, live);
+                Ok(Sandbox {
+                    id: spec.id.clone(),
+                    link: up.link,
+                    interpreter: ready.image.interpreter.clone(),
+                })
+            }
+            Err(failure) => {
+                self.undo(&spec.id, slot, &failure).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn prepare_ground(
+        &self,
+        spec: &SandboxSpec,
+    ) -> Result<(Ready, SlotUid, Meeting), Failure> {
+        let facts = self.facts().await?;
+        let image = self.images.resolve(&self.client, &spec.key).await?;
+        let slot = self.uids.lease()?;
+        let uid = if facts.maps_uids {
+            FIRST_MAPPED + slot.get() - self.uids.bounds().0
+        } else {
+            slot.get()
+        };
+        let meeting = Meeting::open(&self.place.runtime_dir, &spec.id)?;
+        let etc = write_etc(meeting.folder(), uid, spec.key.network).map_err(|error| {
+            Failure::new(
+                FailureKind::Internal,
+                "cannot write the sandbox's own files",
+            )
+            .because(&error)
+        })?;
+        let ready = Ready {
+            facts,
+            image,
+            uid,
+            etc,
+        };
+        Ok((ready, slot, meeting))
+    }
+
+    async fn come_up(
+        &self,
+        spec: &SandboxSpec,
+        ready: &Ready,
+        slot: &SlotUid,
+        meeting: Meeting,
+        doomed: &CancellationToken,
+    ) -> Result<Up, Failure> {
+        let budget = Budget::of(CREATE_DEADLINE);
+        let container = self
+            .create_container(spec, ready, meeting.folder(), budget)
+            .await?;
+        stop_if(doomed)?;
+        let (name, limit) = (container.clone(), budget.at_most(START));
+        self.client
+            .ask("start a container", limit, |docker| async move {
+                docker
+                    .start_container(&name, None::<StartContainerOptions>)
+                    .await
+            })
+            .await?;
+        stop_if(doomed)?;
+        let state = self.state(&container, budget.at_most(ASK)).await?;
+        let pid = state.pid.unwrap_or(0);
+        if pid <= 0 {
+            return Err(ended_early(&state));
+        }
+        let accounting = Accounting::of(pid, &container).map_err(|error| {
+            Failure::new(
+                FailureKind::HostLacks,
+                "cannot see the cgroup of a container: its limits cannot be watched",
+            )
+            .because(&error)
+        })?;
+        let expected = Expected {
+            pid,
+            uid: (!ready.facts.maps_uids).then(|| slot.get()),
+            other_runtime: self.settings.runtime.is_some(),
+            container: &container,
+        };
+        let accept = meeting.accept(budget.at_most(ACCEPT), |peer| expected.is(peer));
+        let (link, folder) = tokio::select! {
+            met = accept => met?,
+            failure = self.ended(&container) => return Err(failure),
+        };
+        let bounds = Bounds::of(&spec.limits, ready.facts.cores);
+        if hardening::starting_limits(&spec.limits, ready.facts.cores) != bounds {
+            self.update(&container, bounds, budget.at_most(UPDATE))
+                .await?;
+        }
+        stop_if(doomed)?;
+        folder.keep();
+        Ok(Up {
+            link,
+            accounting,
+            bounds,
+        })
+    }
+
+    /// Creates the container and returns the engine's id for it.
+    async fn create_container(
+        &self,
+        spec: &SandboxSpec,
+        ready: &Ready,
+        link: &Path,
+        budget: Budget,
+    ) -> Result<String, Failure> {
+        let mut image = Arc::clone(&ready.image);
+        let mut again = true;
+        loop {
+            let created = self.ask_to_create(spec, ready, &image, link, budget).await;
+            match created {
+                Ok(container) => return Ok(container),
+                // The image was removed or built anew since it was looked up.
+                Err(asked) if asked.is_missing() && again => {
+                    again = false;
+                    self.images.forget();
+                    image = self.images.resolve(&self.client, &spec.key).await?;
+                }
+                Err(asked) => return Err(asked.into()),
+            }
+        }
+    }
+
+    async fn ask_to_create(
+        &self,
+        spec: &SandboxSpec,
+        ready: &Ready,
+        image: &Image,
+        link: &Path,
+        budget: Budget,
+    ) -> Result<String, Asked> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let ground = Ground {
+            daemon: &self.place.daemon,
+            created: now.unwrap_or_default().as_secs(),
+            image: &image.id,
+            volumes: &image.volumes,
+            uid: ready.uid,
+            kit: &self.place.kit,
+            link,
+            etc: &ready.etc,
+            seccomp: seccomp::PROFILE,
+            runtime: self.settings.runtime.as_deref(),
+            cgroup_v1: self.cgroup_v1,
+            cores: ready.facts.cores,
+        };
+        let body = hardening::create_body(spec, &ground);
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&container_name(&spec.id))
+            .build();
+        let created = self
+            .client
+            .ask(
+                "create a container",
+                budget.at_most(CREATE),
+                |docker| async move { docker.create_container(Some(options), body).await },
+            )
+            .await?;
+        Ok(created.id)
+    }
+
+    /// Removes what a failed attempt left.
+    async fn undo(&self, id: &SandboxId, slot: SlotUid, failure: &Failure) {
+        let removed = self.remove_container(id).await;
+        // An engine that hung may yet do what it was asked.
+        let certain = failure.kind != FailureKind::EngineTimeout;
+        match removed {
+            Ok(()) if certain => self.live.drop_entry(id),
+            _ => {
+                tracing::warn!(sandbox = %id, "a failed container may be left on the engine");
+                self.live.strand(id, slot);
+            }
+        }
+    }
+
+    /// Kills and removes a sandbox and gives back what it had.
+    pub(super) async fn remove(&self, id: &SandboxId) -> Result<(), Failure> {
+        self.remove_container(id).await?;
+        self.live.drop_entry(id);
+        if let Err(error) = meet::remove_folder(&self.place.runtime_dir, id) {
+            tracing::warn!(sandbox = %id, %error, "the folder of a sandbox stays");
+        }
+        Ok(())
+    }
+
+    /// Until the engine says that there is no such container.
+    async fn remove_container(&self, id: &SandboxId) -> Result<(), Failure> {
+        let budget = Budget::of(REMOVE);
+        loop {
+            let name = container_name(id);
+            let limit = budget.at_most(REMOVE);
+            // Kills it first.
+            let options = RemoveContainerOptionsBuilder::new()
+                .force(true)
+                .v(true)
+                .build();
+            let removed = self
+                .client
+                .ask("remove a container", limit, |docker| async move {
+                    docker.remove_container(&name, Some(options)).await
+                })
+                .await;
+            match removed {
+                Ok(()) => return Ok(()),
+                Err(asked) if asked.is_missing() => return Ok(()),
+                // Somebody else is at it, or the kernel still holds something.
+                Err(asked) if asked.is_answer() && !budget.is_over() => {
+                    if !asked.is_conflict() {
+                        let error = Failure::from(asked);
+                        tracing::debug!(sandbox = %id, %error, "a container does not go yet");
+                    }
+                    sleep(REMOVE_AGAIN).await;
+                }
+                Err(asked) => return Err(asked.into()),
+            }
+        }
+    }
+
+    /// Tells the engine new bounds.
+    pub(super) async fn update(
+        &self,
+        container: &str,
+        bounds: Bounds,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        let container = container.to_owned();
+        self.client
+            .ask(
+                "set the limits of a container",
+                limit,
+                |docker| async move {
+                    docker
+                        .update_container(&container, bounds.update_body())
+                        .await
+                },
+            )
+            .await
+            .map_err(Failure::from)
+    }
+
+    /// The engine's view of a container, by name or id.
+    pub(super) async fn state(
+        &self,
+        container: &str,
+        limit: Duration,
+    ) -> Result<ContainerState, Asked> {
+        let container = container.to_owned();
+        let inspected = self
+            .client
+            .ask("look at a container", limit, |docker| async move {
+                docker
+                    .inspect_container(&container, None::<InspectContainerOptions>)
+                    .await
+            })
+            .await?;
+        Ok(inspected.state.unwrap_or_default())
+    }
+
+    /// Ends when a container has ended. Cancel safe.
+    async fn ended(&self, container: &str) -> Failure {
+        loop {
+            sleep(LOOK).await;
+            match self.state(container, ASK).await {
+                Ok(state) if state.running == Some(true) => {}
+                Ok(state) => return ended_early(&state),
+                Err(asked) if asked.is_answer() => return asked.into(),
+                // Whoever waits for the call has a deadline of its own.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Who may take the socket.
+struct Expected<'a> {
+    pid: i64,
+    /// `None` where the engine maps uids.
+    uid: Option<u32>,
+    other_runtime: bool,
+    container: &'a str,
+}
+
+impl Expected<'_> {
+    fn is(&self, peer: &Peer) -> bool {
+        let init = i64::from(peer.pid) == self.pid;
+        let owner = self.uid.is_none_or(|uid| uid == peer.uid);
+        // A runtime such as gVisor dials from a helper beside its process.
+        let helper = self.other_runtime && accounting::is_in(peer.pid, self.container);
+        init && owner || helper
+    }
+}
+
+fn stop_if(doomed: &CancellationToken) -> Result<(), Failure> {
+    if doomed.is_cancelled() {
+        return Err(Failure::new(
+            FailureKind::Internal,
+            "the sandbox was destroyed while it was being made",
+        ));
+    }
+    Ok(())
+}
+
+fn ended_early(state: &ContainerState) -> Failure {
+    let failure = Failure::new(
+        FailureKind::EngineRefused,
+        "the sandbox ended before it came up",
+    );
+    let failure = match state.error.as_deref() {
+        Some(error) if !error.is_empty() => failure.cause(error),
+        _ => failure,
+    };
+    let failure = match (state.oom_killed, state.exit_code) {
+        (Some(true), _) => failure.cause("its memory limit is too small to start in"),
+        (_, Some(code)) => failure.cause(format!("its init ended with code {code}")),
+        _ => failure,
+    };
+    failure.hint("find out what is wrong with `isol8 doctor`")
+}
+
+/// Files that make the sandbox's uid a user with a name, and `localhost` an
+/// address: with its network off, the engine writes none.
+fn write_etc(
+    folder: &Path,
+    uid: u32,
+    network: Network,
+) -> io::Result<Vec<(&'static str, PathBuf)>> {
+    let passwd = format!(
+        "root:x:0:0:root:/root:/usr/sbin/nologin\n\
+         sandbox:x:{uid}:{uid}:sandbox:/sandbox:/bin/sh\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    );
+    let group = format!("root:x:0:\nsandbox:x:{uid}:\nnogroup:x:65534:\n");
+    let hosts = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    let mut files = vec![("passwd", passwd), ("group", group)];
+    if network != Network::Host {
+        files.push(("hosts", hosts.to_owned()));
+    }
+    let mut written = Vec::with_capacity(files.len());
+    for (name, text) in files {
+        let path = folder.join(name);
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&path)?;
+        // The umask may have taken bits away.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.write_all(text.as_bytes())?;
+        written.push((name, path));
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(uid: Option<u32>, other_runtime: bool) -> Expected<'static> {
+        Expected {
+            pid: 42,
+            uid,
+            other_runtime,
+            container: "c0ffee",
+        }
+    }
+
+    #[test]
+    fn only_init_under_its_own_uid_is_taken() {
+        let peer = |pid, uid| Peer { pid, uid, gid: uid };
+        let check = |expected: Expected<'_>, pid, uid, taken| {
+            assert_eq!(expected.is(&peer(pid, uid)), taken, "{pid} {uid}");
+        };
+        check(expected(Some(7), false), 42, 7, true);
+        check(expected(Some(7), false), 42, 0, false);
+        check(expected(Some(7), false), 43, 7, false);
+        check(expected(None, false), 42, 9, true);
+        check(expected(None, false), 43, 9, false);
+        let own = i32::try_from(std::process::id()).unwrap();
+        check(expected(Some(7), true), own, 7, false);
+    }
+
+    #[test]
+    fn the_uid_has_a_name_and_localhost_an_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_etc(folder.path(), 200_001, Network::None).unwrap();
+        let names: Vec<&str> = written.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["passwd", "group", "hosts"]);
+        let passwd = fs::read_to_string(&written[0].1).unwrap();
+        assert!(passwd.contains("\nsandbox:x:200001:200001:sandbox:/sandbox:/bin/sh\n"));
+        let again = write_etc(folder.path(), 1, Network::None);
+        assert!(again.is_err(), "nothing is overwritten");
+        let other = tempfile::tempdir().unwrap();
+        let written = write_etc(other.path(), 1, Network::Host).unwrap();
+        assert_eq!(written.len(), 2, "the host's own names hold");
+    }
+}

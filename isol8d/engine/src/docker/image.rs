@@ -1,0 +1,500 @@
+//! From what a key names to an image that is there: its id, its interpreter,
+//! and what it declares that a sandbox must know.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bollard::{
+    Docker,
+    models::ImageInspect,
+    query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder},
+};
+use futures_util::{Stream, StreamExt};
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    runtime::Runtime,
+    sandbox::SandboxKey,
+};
+use tokio::time::{Instant, timeout};
+
+use super::client::{ASK, Asked, Budget, Client};
+use crate::{
+    ImageInfo, Interpreter, Progress,
+    hardening::{LABEL_MANAGED, Volume},
+};
+
+/// The runtime of a base image.
+pub(super) const LABEL_RUNTIME: &str = "isol8.runtime";
+
+/// A tag may move by other hands: it is looked up again after so long. An id
+/// that has gone is noticed at once.
+const FRESH: Duration = Duration::from_secs(10);
+/// Silence in a stream after which an engine is given up: a mirror may be slow.
+pub(super) const SILENCE: Duration = Duration::from_secs(180);
+/// The whole of a pull or a build.
+pub(super) const WHOLE: Duration = Duration::from_secs(30 * 60);
+
+/// What containers get that declare no PATH: the engine's own.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An image that was there a moment ago.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// The engine's id for it, which never means another image.
+    pub(super) id: String,
+    pub(super) interpreter: Interpreter,
+    /// Folders that it wants to be volumes.
+    pub(super) volumes: Vec<String>,
+}
+
+/// What is known about images.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    known: Mutex<HashMap<(String, Runtime), Known>>,
+    making: Mutex<HashMap<String, Arc<Making>>>,
+}
+
+/// What the one task holds that makes an image: how the last try failed.
+type Making = tokio::sync::Mutex<Option<(Instant, Failure)>>;
+
+#[derive(Debug)]
+struct Known {
+    image: Arc<Image>,
+    seen: Instant,
+}
+
+impl Images {
+    /// The image of a key.
+    ///
+    /// # Errors
+    /// `ImageMissing` when the engine has none; `Unsupported` when it cannot be
+    /// made safe; whatever asking the engine ends in.
+    pub(super) async fn resolve(
+        &self,
+        client: &Client,
+        key: &SandboxKey,
+    ) -> Result<Arc<Image>, Failure> {
+        let reference = reference_of(key)?;
+        let slot = (reference.clone(), key.runtime);
+        if let Some(image) = self.fresh(&slot) {
+            return Ok(image);
+        }
+        let inspected = match inspect(client, &reference).await {
+            Ok(inspected) => inspected,
+            Err(asked) if asked.is_missing() => return Err(missing(key, &reference)),
+            Err(asked) => return Err(asked.into()),
+        };
+        if key.image.is_none() && !is_base(&inspected, key.runtime) {
+            return Err(missing(key, &reference).cause("what has that name was not made by isol8"));
+        }
+        let image = Arc::new(Image::read(inspected, key.runtime, &reference)?);
+        let known = Known {
+            image: Arc::clone(&image),
+            seen: Instant::now(),
+        };
+        self.known().insert(slot, known);
+        Ok(image)
+    }
+
+    /// Makes the next [`Images::resolve`] ask the engine.
+    pub(super) fn forget(&self) {
+        self.known().clear();
+    }
+
+    /// Makes an image, one task at a time for each. Who waited for another and
+    /// sees it fail takes its failure for an answer instead of trying as well.
+    pub(super) async fn alone<T>(
+        &self,
+        reference: &str,
+        progress: Progress<'_>,
+        make: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let asked = Instant::now();
+        let making = self.making(reference);
+        let mut last = if let Ok(last) = making.try_lock() {
+            last
+        } else {
+            progress(&format!("waiting for `{reference}`, which is being made"));
+            making.lock().await
+        };
+        match &*last {
+            Some((at, failure)) if *at >= asked => return Err(failure.clone()),
+            _ => {}
+        }
+        let made = make.await;
+        let failed = made.as_ref().err();
+        *last = failed.map(|failure| (Instant::now(), failure.clone()));
+        made
+    }
+
+    fn making(&self, reference: &str) -> Arc<Making> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(making.entry(reference.to_owned()).or_default())
+    }
+
+    fn fresh(&self, slot: &(String, Runtime)) -> Option<Arc<Image>> {
+        let mut known = self.known();
+        known.retain(|_, known| known.seen.elapsed() < FRESH);
+        known.get(slot).map(|known| Arc::clone(&known.image))
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Runtime), Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Image {
+    fn read(inspected: ImageInspect, runtime: Runtime, reference: &str) -> Result<Self, Failure> {
+        let ours = is_base(&inspected, runtime);
+        let config = inspected.config.unwrap_or_default();
+        let volumes = config.volumes.unwrap_or_default();
+        if let Some(path) = volumes
+            .iter()
+            .find(|path| Volume::of(path) == Volume::Refused)
+        {
+            return Err(Failure::new(
+                FailureKind::Unsupported,
+                format!("the image `{reference}` wants a volume at `{path}`"),
+            )
+            .hint("use an image without that VOLUME line"));
+        }
+        let path = config
+            .env
+            .iter()
+            .flatten()
+            .find_map(|pair| pair.strip_prefix("PATH="))
+            .unwrap_or(DEFAULT_PATH);
+        let program = if ours {
+            base_interpreter(runtime)
+        } else {
+            runtime.executable()
+        };
+        let interpreter = Interpreter {
+            program: program.to_owned(),
+            path: path.to_owned(),
+            parkable: ours,
+        };
+        let id = inspected.id.ok_or_else(|| {
+            Failure::new(
+                FailureKind::EngineRefused,
+                format!("the engine gives no id for `{reference}`"),
+            )
+        })?;
+        Ok(Self {
+            id,
+            interpreter,
+            volumes,
+        })
+    }
+}
+
+/// The tag of a runtime's base image.
+pub(super) fn base_tag(runtime: Runtime) -> String {
+    format!("isol8:{runtime}")
+}
+
+/// Where `images/Dockerfile` puts the interpreters.
+const fn base_interpreter(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Python => "/usr/bin/python3",
+        Runtime::Node => "/usr/local/bin/node",
+        Runtime::Bun => "/usr/local/bin/bun",
+        Runtime::Deno => "/usr/local/bin/deno",
+        Runtime::Bash => "/bin/bash",
+    }
+}
+
+/// Whether it is an image of ours with this runtime.
+pub(super) fn is_base(inspected: &ImageInspect, runtime: Runtime) -> bool {
+    let label = |name| label_of(inspected, name);
+    label(LABEL_MANAGED) == Some("1") && label(LABEL_RUNTIME) == Some(runtime.name())
+}
+
+pub(super) fn label_of<'a>(inspected: &'a ImageInspect, name: &str) -> Option<&'a str> {
+    let labels = inspected.config.as_ref()?.labels.as_ref()?;
+    labels.get(name).map(String::as_str)
+}
+
+pub(super) async fn inspect(client: &Client, reference: &str) -> Result<ImageInspect, Asked> {
+    let reference = reference.to_owned();
+    client
+        .ask("look at an image", ASK, |docker| async move {
+            docker.inspect_image(&reference).await
+        })
+        .await
+}
+
+/// What to ask the engine for.
+///
+/// # Errors
+/// `InvalidRequest` for a name that would change which question is asked: names
+/// become part of a path.
+pub(super) fn reference_of(key: &SandboxKey) -> Result<String, Failure> {
+    let Some(name) = &key.image else {
+        return Ok(base_tag(key.runtime));
+    };
+    let odd = |part: &str| part.is_empty() || part.bytes().all(|byte| byte == b'.');
+    if name.as_str().split('/').any(odd) {
+        return Err(Failure::new(
+            FailureKind::InvalidRequest,
+            format!("`{name}` is not an image name"),
+        ));
+    }
+    Ok(name.as_str().to_owned())
+}
+
+fn missing(key: &SandboxKey, reference: &str) -> Failure {
+    let failure = Failure::new(
+        FailureKind::ImageMissing,
+        format!("the image `{reference}` is not there"),
+    );
+    match key.image {
+        None => failure.hint("build it with `isol8 setup`"),
+        Some(_) => failure.hint(format!("get it with `docker pull {reference}`")),
+    }
+}
+
+/// Asks a registry for an image.
+///
+/// # Errors
+/// `ImageMissing` when no registry has it or none can be reached.
+pub(super) async fn pull(
+    client: &Client,
+    reference: &str,
+    progress: Progress<'_>,
+) -> Result<(), Failure> {
+    const CALL: &str = "pull an image";
+    let lost = |cause: Failure| {
+        let failure = Failure::new(
+            FailureKind::ImageMissing,
+            format!("the image `{reference}` is not there and cannot be pulled"),
+        );
+        let causes = [cause.message].into_iter().chain(cause.causes);
+        causes
+            .fold(failure, Failure::cause)
+            .hint(format!("find out why with `docker pull {reference}`"))
+    };
+    if reference.starts_with("sha256:") {
+        // An id has no registry.
+        return Err(lost(Failure::new(
+            FailureKind::ImageMissing,
+            "no image has this id",
+        )));
+    }
+    let docker = client.docker(CALL)?;
+    let (name, tag) = name_and_tag(reference);
+    let options = CreateImageOptionsBuilder::new()
+        .from_image(name)
+        .tag(tag)
+        .build();
+    progress(&format!("pulling {reference}"));
+    let stream = docker.create_image(Some(options), None, None);
+    let mut last = String::new();
+    follow(client, CALL, stream, |info| {
+        if let Some(error) = info.error_detail.and_then(|detail| detail.message) {
+            return Err(bollard::errors::Error::DockerStreamError { error });
+        }
+        let moving = info
+            .progress_detail
+            .is_some_and(|detail| detail.total.is_some() || detail.current.is_some());
+        let line = match (info.id, info.status) {
+            (Some(id), Some(status)) => format!("{id}: {status}"),
+            (None, Some(status)) => status,
+            _ => return Ok(()),
+        };
+        if !moving && line != last {
+            progress(&line);
+            last = line;
+        }
+        Ok(())
+    })
+    .await
+    .map_err(|asked| {
+        let answered = asked.is_answer();
+        let failure = Failure::from(asked);
+        if answered { lost(failure) } else { failure }
+    })
+}
+
+/// Without a tag an engine would pull every tag there is.
+fn name_and_tag(reference: &str) -> (&str, &str) {
+    if reference.contains('@') {
+        return (reference, "");
+    }
+    match reference.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (reference, "latest"),
+    }
+}
+
+/// Takes the items of a stream until it ends, within [`SILENCE`] and [`WHOLE`].
+pub(super) async fn follow<T>(
+    client: &Client,
+    call: &'static str,
+    stream: impl Stream<Item = Result<T, bollard::errors::Error>>,
+    mut each: impl FnMut(T) -> Result<(), bollard::errors::Error>,
+) -> Result<(), Asked> {
+    let budget = Budget::of(WHOLE);
+    let mut stream = std::pin::pin!(stream);
+    loop {
+        let item = match timeout(budget.at_most(SILENCE), stream.next()).await {
+            Ok(Some(item)) => item,
+            Ok(None) => return Ok(()),
+            Err(_) => Err(bollard::errors::Error::RequestTimeoutError),
+        };
+        item.and_then(&mut each)
+            .map_err(|error| client.trouble(call, SILENCE, error))?;
+    }
+}
+
+/// Every image of ours that has a tag.
+pub(super) async fn list(client: &Client) -> Result<Vec<ImageInfo>, Failure> {
+    let labels = HashMap::from([("label", vec![format!("{LABEL_MANAGED}=1")])]);
+    let options = ListImagesOptionsBuilder::new()
+        .filters(&own_keys(&labels))
+        .build();
+    let found = client
+        .ask("list images", ASK, |docker: Docker| async move {
+            docker.list_images(Some(options)).await
+        })
+        .await?;
+    let mut images = Vec::new();
+    for image in found {
+        let runtime = image.labels.get(LABEL_RUNTIME);
+        let Some(runtime) = runtime.and_then(|name| name.parse::<Runtime>().ok()) else {
+            continue;
+        };
+        images.extend(image.repo_tags.iter().map(|tag| ImageInfo {
+            runtime,
+            tag: tag.clone(),
+            id: image.id.clone(),
+            size_bytes: u64::try_from(image.size).unwrap_or(0),
+        }));
+    }
+    images.sort_by(|a, b| (a.runtime, &a.tag).cmp(&(b.runtime, &b.tag)));
+    Ok(images)
+}
+
+/// The shape that the option builders take.
+pub(super) fn own_keys(filters: &HashMap<&str, Vec<String>>) -> HashMap<String, Vec<String>> {
+    let own = |(name, values): (&&str, &Vec<String>)| ((*name).to_owned(), values.clone());
+    filters.iter().map(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ImageConfig;
+    use isol8_core::{
+        quantity::ByteSize,
+        sandbox::{EngineKind, ImageName, Network},
+    };
+
+    use super::*;
+
+    fn key(image: Option<&str>) -> SandboxKey {
+        SandboxKey {
+            engine: EngineKind::Docker,
+            runtime: Runtime::Node,
+            image: image.map(|name| ImageName::parse(name).unwrap()),
+            network: Network::None,
+            writable: false,
+            sandbox_size: ByteSize::mib(1),
+            tmp_size: ByteSize::mib(1),
+        }
+    }
+
+    fn inspected(labels: &[(&str, &str)], volumes: &[&str]) -> ImageInspect {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        ImageInspect {
+            id: Some("sha256:1".into()),
+            config: Some(ImageConfig {
+                env: Some(vec!["A=B".into(), "PATH=/opt/bin:/bin".into()]),
+                labels: Some(labels.iter().map(owned).collect()),
+                volumes: Some(volumes.iter().map(|path| (*path).to_owned()).collect()),
+                ..ImageConfig::default()
+            }),
+            ..ImageInspect::default()
+        }
+    }
+
+    #[test]
+    fn names_that_would_leave_their_path_are_refused() {
+        let reference = |name| reference_of(&key(Some(name))).ok();
+        assert_eq!(reference_of(&key(None)).unwrap(), "isol8:node");
+        assert_eq!(reference("node:24"), Some("node:24".into()));
+        assert_eq!(
+            reference("h:5000/a/b@sha256:1"),
+            Some("h:5000/a/b@sha256:1".into())
+        );
+        for name in ["a/../../info", "a//b", "a/./b", "a/", "a/..."] {
+            assert_eq!(reference(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn one_tag_is_pulled() {
+        let table = [
+            ("node", ("node", "latest")),
+            ("node:24", ("node", "24")),
+            ("h:5000/node", ("h:5000/node", "latest")),
+            ("h:5000/node:24", ("h:5000/node", "24")),
+            ("node@sha256:1", ("node@sha256:1", "")),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(name_and_tag(reference), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn an_image_of_ours_has_its_interpreter_at_a_known_place() {
+        let labels = [(LABEL_MANAGED, "1"), (LABEL_RUNTIME, "node")];
+        let image = Image::read(inspected(&labels, &[]), Runtime::Node, "x").unwrap();
+        assert_eq!(image.interpreter.program, "/usr/local/bin/node");
+        assert!(image.interpreter.parkable);
+        let other = Image::read(inspected(&labels, &[]), Runtime::Python, "x").unwrap();
+        assert_eq!(other.interpreter.program, "python3");
+        assert!(!other.interpreter.parkable);
+    }
+
+    #[test]
+    fn any_other_image_is_searched() {
+        let image = Image::read(inspected(&[], &["/data"]), Runtime::Node, "x").unwrap();
+        let expected = Interpreter {
+            program: "node".into(),
+            path: "/opt/bin:/bin".into(),
+            parkable: false,
+        };
+        assert_eq!(image.interpreter, expected);
+        assert_eq!(image.volumes, ["/data"]);
+    }
+
+    #[test]
+    fn a_volume_over_what_programs_need_is_refused() {
+        let failure = Image::read(inspected(&[], &["/data", "/etc"]), Runtime::Node, "x");
+        assert_eq!(failure.unwrap_err().kind, FailureKind::Unsupported);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_failing_build_does_not_try_again() {
+        let images = Images::default();
+        let tries = std::sync::atomic::AtomicU32::new(0);
+        let try_it = || {
+            images.alone("x", &|_| (), async {
+                tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Err::<(), _>(Failure::new(FailureKind::ImageBuild, "no"))
+            })
+        };
+        let (first, second) = tokio::join!(try_it(), try_it());
+        assert_eq!(first.unwrap_err(), second.unwrap_err());
+        assert_eq!(tries.load(std::sync::atomic::Ordering::Relaxed), 1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        try_it().await.unwrap_err();
+        assert_eq!(tries.load(std::sync::atomic::Ordering::Relaxed), 2);
+    }
+}
