@@ -1,0 +1,242 @@
+//! `isol8 status`.
+
+use std::time::Duration;
+
+use isol8_core::failure::{Failure, FailureKind};
+use isol8_proto::v1::{
+    EngineStatus, PoolStatus, SessionInfo, StatusRequest, StatusResponse,
+    admin_service_client::AdminServiceClient,
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{
+    answer_json,
+    table::{print, table},
+};
+use crate::{
+    connect::{self, ANSWER_TIMEOUT, Link, no_daemon, unwanted},
+    console::Console,
+    exit::Exit,
+    paths::Paths,
+    report,
+};
+
+/// Shows what the daemon does. Starts none.
+pub(super) async fn status(json: bool, paths: &Paths, console: &Console) -> Result<Exit, Failure> {
+    let link = connect::dial(paths, console).await?;
+    let link = link.ok_or_else(|| no_daemon(paths))?;
+    let status = ask(&link).await?;
+    if let Some(warning) = version_warning(&status.version) {
+        console.warning(&warning);
+    }
+    if json {
+        return answer_json(&to_json(&status));
+    }
+    let mut parts = vec![summary(&status), engines(&status.engines)];
+    if !status.pools.is_empty() {
+        parts.push(pools(&status.pools));
+    }
+    if !status.sessions.is_empty() {
+        parts.push(sessions(&status.sessions));
+    }
+    print(&parts)
+}
+
+/// Asks the daemon.
+///
+/// # Errors
+/// It does not answer in time.
+pub(super) async fn ask(link: &Link) -> Result<StatusResponse, Failure> {
+    let mut client = AdminServiceClient::new(link.channel.clone());
+    let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {})).await;
+    let answer = answer.map_err(|_| silent(link))?;
+    Ok(answer.map_err(|status| unwanted(&status))?.into_inner())
+}
+
+/// The failure of a daemon that took the connection and says nothing.
+pub(super) fn silent(link: &Link) -> Failure {
+    let shown = link.socket.display();
+    let process = link
+        .pid
+        .map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let seconds = ANSWER_TIMEOUT.as_secs();
+    let message = format!("the isol8 daemon{process} at `{shown}` is silent for {seconds} s");
+    Failure::new(FailureKind::EngineTimeout, message).hint("`isol8 daemon logs` may say why")
+}
+
+/// For a daemon that is not of our version.
+pub(super) fn version_warning(daemon: &str) -> Option<String> {
+    let own = env!("CARGO_PKG_VERSION");
+    (daemon != own).then(|| {
+        format!(
+            "the daemon is version {daemon} and this is {own}; `isol8 daemon stop` ends the old one"
+        )
+    })
+}
+
+fn summary(status: &StatusResponse) -> String {
+    let uptime = Duration::from_secs(status.uptime_ms / 1000);
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let rows = vec![
+        row("pid", status.pid.to_string()),
+        row("up", span(uptime)),
+        row("socket", status.socket.clone()),
+        row("state", status.state_dir.clone()),
+        row("configuration", status.config_source.clone()),
+        row("memory", format!("{} MiB", status.rss_bytes >> 20)),
+        row(
+            "runs",
+            format!(
+                "{} of {} in flight, {} queued, {} so far",
+                status.runs_in_flight, status.max_concurrent, status.runs_queued, status.runs_total
+            ),
+        ),
+    ];
+    table(&["isol8d", &status.version], rows)
+}
+
+fn engines(engines: &[EngineStatus]) -> String {
+    let rows = engines
+        .iter()
+        .map(|engine| {
+            let health = if engine.healthy {
+                "healthy"
+            } else {
+                "unhealthy"
+            };
+            vec![
+                report::engine(engine.engine()).to_owned(),
+                health.to_owned(),
+                if engine.chosen { "auto" } else { "" }.to_owned(),
+                engine.sandboxes.to_string(),
+                engine.detail.clone(),
+            ]
+        })
+        .collect();
+    table(&["engine", "health", "chosen", "sandboxes", "detail"], rows)
+}
+
+fn pools(pools: &[PoolStatus]) -> String {
+    let rows = pools
+        .iter()
+        .map(|pool| {
+            vec![
+                report::engine(pool.engine()).to_owned(),
+                report::runtime(pool.runtime()).to_owned(),
+                pool.key.clone(),
+                pool.warm.to_string(),
+                pool.target.to_string(),
+                pool.making.to_string(),
+                pool.hits.to_string(),
+                pool.misses.to_string(),
+            ]
+        })
+        .collect();
+    let header = [
+        "pool", "runtime", "key", "warm", "target", "making", "hits", "misses",
+    ];
+    table(&header, rows)
+}
+
+fn sessions(sessions: &[SessionInfo]) -> String {
+    let rows = sessions
+        .iter()
+        .map(|session| {
+            vec![
+                session.name.clone(),
+                session.runtime.clone(),
+                session.engine.clone(),
+                span(Duration::from_secs(session.idle_ms / 1000)),
+            ]
+        })
+        .collect();
+    table(&["session", "runtime", "engine", "idle"], rows)
+}
+
+/// `2d 3h`, `5m 7s`: the two largest units.
+fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (unit, name) in units {
+        if rest >= unit {
+            parts.push(format!("{}{name}", rest / unit));
+            rest %= unit;
+        }
+    }
+    parts.truncate(2);
+    match parts.is_empty() {
+        true => "0s".to_owned(),
+        false => parts.join(" "),
+    }
+}
+
+fn to_json(status: &StatusResponse) -> Value {
+    let engine = |engine: &EngineStatus| {
+        json!({
+            "engine": report::engine(engine.engine()),
+            "healthy": engine.healthy,
+            "detail": engine.detail,
+            "chosen": engine.chosen,
+            "sandboxes": engine.sandboxes,
+        })
+    };
+    let pool = |pool: &PoolStatus| {
+        json!({
+            "engine": report::engine(pool.engine()),
+            "runtime": report::runtime(pool.runtime()),
+            "key": pool.key,
+            "warm": pool.warm,
+            "target": pool.target,
+            "making": pool.making,
+            "hits": pool.hits,
+            "misses": pool.misses,
+        })
+    };
+    let session = |session: &SessionInfo| {
+        json!({
+            "name": session.name,
+            "runtime": session.runtime,
+            "engine": session.engine,
+            "idleMs": session.idle_ms,
+        })
+    };
+    json!({
+        "version": status.version,
+        "pid": status.pid,
+        "uptimeMs": status.uptime_ms,
+        "engines": status.engines.iter().map(engine).collect::<Vec<_>>(),
+        "pools": status.pools.iter().map(pool).collect::<Vec<_>>(),
+        "sessions": status.sessions.iter().map(session).collect::<Vec<_>>(),
+        "runsInFlight": status.runs_in_flight,
+        "runsQueued": status.runs_queued,
+        "maxConcurrent": status.max_concurrent,
+        "runsTotal": status.runs_total,
+        "rssBytes": status.rss_bytes,
+        "socket": status.socket,
+        "stateDir": status.state_dir,
+        "configSource": status.config_source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_show_two_units() {
+        let text = |seconds| span(Duration::from_secs(seconds));
+        assert_eq!(text(0), "0s");
+        assert_eq!(text(67), "1m 7s");
+        assert_eq!(text(90_061), "1d 1h");
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        assert_eq!(version_warning(env!("CARGO_PKG_VERSION")), None);
+        let warning = version_warning("9.9.9").expect("it differs");
+        assert!(warning.contains("9.9.9"), "{warning}");
+    }
+}

@@ -1,0 +1,190 @@
+//! From what was typed to what is asked: every value is checked here, once, and
+//! what comes out is complete.
+//!
+//! Values are judged first, then what this version does not do yet is refused,
+//! and only then the program is read: a wrong flag never waits for stdin.
+
+mod later;
+mod limits;
+mod source;
+mod variables;
+
+use std::{ffi::OsString, io, path::PathBuf};
+
+use bytes::Bytes;
+use isol8_core::{
+    config::{Config, EngineChoice},
+    failure::{Failure, FailureKind},
+    sandbox::{EngineKind, ImageName},
+};
+use isol8_proto::v1::{Engine, NetworkMode, Runtime as WireRuntime, Start};
+
+use crate::args::RunArgs;
+
+pub(crate) use later::not_yet;
+
+/// One run, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) start: Start,
+    pub(crate) stdin: Stdin,
+    pub(crate) json: bool,
+    pub(crate) out: Option<PathBuf>,
+    /// What the person should hear before the run.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What the program reads.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    /// Nothing: end of file from the start.
+    Closed,
+    /// These bytes, then end of file.
+    Data(Bytes),
+    /// Whatever comes on our own standard input.
+    Stream,
+}
+
+/// What our own standard input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StdinKind {
+    /// A person may type there.
+    Terminal,
+    /// There is nothing to read, as in `/dev/null`.
+    Nothing,
+    /// A pipe, a file, a socket.
+    Readable,
+}
+
+/// What a plan depends on besides the arguments.
+pub(crate) struct World<'a> {
+    pub(crate) stdin: StdinKind,
+    /// Reads our standard input up to this many bytes.
+    pub(crate) read_stdin: &'a mut dyn FnMut(u64) -> io::Result<Vec<u8>>,
+    pub(crate) env: &'a dyn Fn(&str) -> Option<OsString>,
+    pub(crate) config: &'a Config,
+    /// The configuration was found in a file, so its values beat the daemon's.
+    pub(crate) configured: bool,
+}
+
+/// Checks everything and reads the program.
+///
+/// # Errors
+/// `InvalidRequest` for whatever was typed wrong; `NotYet` for what later
+/// versions bring.
+pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure> {
+    let source = source::choose(&args)?;
+    let runtime = source::runtime(&source, args.runtime.as_deref())?;
+    let stdin = stdin(&args, &source, world.stdin)?;
+    let limits = limits::limits(&args, world)?;
+    let engine = engine(args.engine.as_deref(), world.config)?;
+    let image = image(args.image.as_deref())?;
+    let env = variables::plain(&args.env)?;
+    let secrets = variables::secret(&args.secret, world.env)?;
+    let network = later::check(&args, world.env)?;
+    let program = source::read(&source, world)?;
+    let mut warnings = Vec::new();
+    if image.is_empty() && world.config.dependencies.contains_key(&runtime) {
+        warnings.push(format!(
+            "custom images are not there yet: the packages of `dependencies.{runtime}` are missing"
+        ));
+    }
+    let wire = match runtime {
+        isol8_core::runtime::Runtime::Python => WireRuntime::Python,
+        isol8_core::runtime::Runtime::Node => WireRuntime::Node,
+        isol8_core::runtime::Runtime::Bun => WireRuntime::Bun,
+        isol8_core::runtime::Runtime::Deno => WireRuntime::Deno,
+        isol8_core::runtime::Runtime::Bash => WireRuntime::Bash,
+    };
+    let start = Start {
+        runtime: wire.into(),
+        code: program.code,
+        extension: program.extension,
+        engine: engine.into(),
+        network: network.into(),
+        limits: Some(limits),
+        writable: args.writable || !world.config.defaults.readonly_root,
+        image,
+        env,
+        secrets,
+        stdin: stdin != Stdin::Closed,
+        buffered: args.no_stream || args.json,
+    };
+    Ok(Plan {
+        start,
+        stdin,
+        json: args.json,
+        out: args.out,
+        warnings,
+    })
+}
+
+/// A usage error.
+fn wrong(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::InvalidRequest, message)
+}
+
+fn stdin(args: &RunArgs, source: &source::Source, kind: StdinKind) -> Result<Stdin, Failure> {
+    if let Some(data) = &args.stdin {
+        if args.interactive {
+            return Err(
+                wrong("`--stdin` and `--interactive` are two sources for one stdin")
+                    .hint("leave one of them out"),
+            );
+        }
+        return Ok(match data.as_str() {
+            "" => Stdin::Closed,
+            data => Stdin::Data(Bytes::copy_from_slice(data.as_bytes())),
+        });
+    }
+    match source {
+        source::Source::Stdin if args.interactive => Err(wrong(
+            "`--interactive` cannot stream stdin: the program itself is read from it",
+        )
+        .hint("give the program as a file or with `-e`")),
+        source::Source::Stdin => Ok(Stdin::Closed),
+        _ if args.interactive || kind == StdinKind::Readable => Ok(Stdin::Stream),
+        _ => Ok(Stdin::Closed),
+    }
+}
+
+fn engine(flag: Option<&str>, config: &Config) -> Result<Engine, Failure> {
+    let choice = match flag {
+        None => config.engine,
+        Some("auto") => EngineChoice::Auto,
+        Some("docker") => EngineChoice::Only(EngineKind::Docker),
+        Some("native") => EngineChoice::Only(EngineKind::Native),
+        Some(other) => {
+            return Err(wrong(format!("`{other}` is not an engine"))
+                .hint("choose `--engine auto`, `docker` or `native`"));
+        }
+    };
+    Ok(match choice {
+        EngineChoice::Auto => Engine::Unspecified,
+        EngineChoice::Only(EngineKind::Docker) => Engine::Docker,
+        EngineChoice::Only(EngineKind::Native) => Engine::Native,
+    })
+}
+
+fn image(flag: Option<&str>) -> Result<String, Failure> {
+    let Some(name) = flag else {
+        return Ok(String::new());
+    };
+    let name = ImageName::parse(name).map_err(|error| {
+        wrong(error.to_string()).hint("write it like `--image python:3.13-slim`")
+    })?;
+    Ok(name.as_str().to_owned())
+}
+
+fn network(flag: Option<&str>) -> Result<NetworkMode, Failure> {
+    match flag {
+        None | Some("none") => Ok(NetworkMode::None),
+        Some("host") => Ok(NetworkMode::Host),
+        Some("filtered") => Ok(NetworkMode::Filtered),
+        Some(other) => Err(wrong(format!("`{other}` is not a network mode"))
+            .hint("choose `--net none`, `host` or `filtered`")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

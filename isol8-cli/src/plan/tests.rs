@@ -1,0 +1,634 @@
+//! What is typed, and what is asked for.
+
+use std::{collections::BTreeMap, fs};
+
+use clap::Parser as _;
+use expect_test::{Expect, expect};
+use isol8_core::{quantity::ByteSize, runtime::Runtime};
+
+use super::*;
+use crate::args::{Args, Command};
+
+struct Place {
+    stdin: StdinKind,
+    program: &'static [u8],
+    env: &'static [(&'static str, &'static str)],
+    config: Config,
+    configured: bool,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            stdin: StdinKind::Nothing,
+            program: b"",
+            env: &[],
+            config: Config::default(),
+            configured: false,
+        }
+    }
+}
+
+fn typed(argv: &[&str]) -> RunArgs {
+    let argv = ["isol8", "run"].iter().chain(argv);
+    match Args::try_parse_from(argv).expect("clap takes it").command {
+        Command::Run(args) => *args,
+        other => panic!("not a run: {other:?}"),
+    }
+}
+
+fn planned(place: &Place, argv: &[&str]) -> Result<Plan, Failure> {
+    let lookup = |name: &str| {
+        let found = place.env.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| OsString::from(value))
+    };
+    let mut read = |most: u64| {
+        let most = usize::try_from(most).expect("it is small");
+        Ok(place.program[..place.program.len().min(most)].to_vec())
+    };
+    let mut world = World {
+        stdin: place.stdin,
+        read_stdin: &mut read,
+        env: &lookup,
+        config: &place.config,
+        configured: place.configured,
+    };
+    plan(typed(argv), &mut world)
+}
+
+fn start(argv: &[&str]) -> Start {
+    planned(&Place::default(), argv).expect("a plan").start
+}
+
+#[track_caller]
+fn refused(argv: &[&str], expected: &Expect) {
+    let failure = planned(&Place::default(), argv).expect_err("it is wrong");
+    let mut text = format!("{:?}: {}\n", failure.kind, failure.message);
+    for cause in &failure.causes {
+        text += &format!("cause: {cause}\n");
+    }
+    text += &format!("hint: {}\n", failure.hint.unwrap_or_default());
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn nothing_typed_leaves_everything_to_the_daemon() {
+    let start = start(&["-e", "print(1)"]);
+    assert_eq!(start.code, "print(1)");
+    let expected = Start {
+        runtime: WireRuntime::Python.into(),
+        code: "print(1)".into(),
+        network: NetworkMode::None.into(),
+        limits: Some(isol8_proto::v1::Limits::default()),
+        ..Start::default()
+    };
+    assert_eq!(start, expected);
+}
+
+#[test]
+fn every_flag_arrives() {
+    let start = start(&[
+        "-e",
+        "-1",
+        "-r",
+        "node",
+        "--stdin",
+        "x",
+        "--net=host",
+        "--timeout",
+        "5000",
+        "--memory",
+        "1g",
+        "--cpu",
+        "0.5",
+        "--pids-limit",
+        "9",
+        "--sandbox-size",
+        "3m",
+        "--tmp-size",
+        "2mb",
+        "--max-output",
+        "10g",
+        "--writable",
+        "--image",
+        "node:20",
+        "--engine",
+        "docker",
+        "--env",
+        "A=b=c",
+        "--secret",
+        "S=t",
+        "--no-stream",
+    ]);
+    let expected = Start {
+        runtime: WireRuntime::Node.into(),
+        code: "-1".into(),
+        extension: String::new(),
+        engine: Engine::Docker.into(),
+        network: NetworkMode::Host.into(),
+        limits: Some(isol8_proto::v1::Limits {
+            timeout_ms: 5000,
+            memory_bytes: 1 << 30,
+            cpu_millis: 500,
+            pids: 9,
+            sandbox_bytes: 3 << 20,
+            tmp_bytes: 2 << 20,
+            max_output_bytes: 10 << 30,
+        }),
+        writable: true,
+        image: "node:20".to_owned(),
+        env: [("A".to_owned(), "b=c".to_owned())].into(),
+        secrets: [("S".to_owned(), "t".to_owned())].into(),
+        stdin: true,
+        buffered: true,
+    };
+    assert_eq!(start, expected);
+}
+
+#[test]
+fn a_file_chooses_its_runtime_and_keeps_its_extension() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cases = [
+        ("a.py", WireRuntime::Python, "py"),
+        ("a.js", WireRuntime::Node, "js"),
+        ("a.mjs", WireRuntime::Node, "mjs"),
+        ("a.cjs", WireRuntime::Node, "cjs"),
+        ("a.ts", WireRuntime::Bun, "ts"),
+        ("a.mts", WireRuntime::Deno, "mts"),
+        ("a.b.sh", WireRuntime::Bash, "sh"),
+        ("A.PY", WireRuntime::Python, "py"),
+    ];
+    for (name, runtime, extension) in cases {
+        let path = folder.path().join(name);
+        fs::write(&path, name).expect("room");
+        let start = start(&[path.to_str().expect("plain")]);
+        assert_eq!(
+            (start.runtime(), start.extension.as_str()),
+            (runtime, extension)
+        );
+        assert_eq!(start.code, name);
+    }
+}
+
+#[test]
+fn with_a_runtime_any_name_is_a_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, extension) in [
+        ("script", ""),
+        ("a.txt", "txt"),
+        ("a.b-c", ""),
+        ("a.py", "py"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, "1").expect("room");
+        let start = start(&["-r", "bash", path.to_str().expect("plain")]);
+        assert_eq!(start.runtime(), WireRuntime::Bash);
+        assert_eq!(start.extension, extension, "{name}");
+    }
+}
+
+#[test]
+fn an_empty_program_is_a_program() {
+    let place = Place {
+        stdin: StdinKind::Readable,
+        program: b"never read",
+        ..Place::default()
+    };
+    let plan = planned(&place, &["-e", ""]).expect("a plan");
+    assert_eq!(plan.start.code, "");
+    assert_eq!(plan.stdin, Stdin::Stream);
+}
+
+#[test]
+fn stdin_is_the_program_or_its_input() {
+    let at = |stdin| Place {
+        stdin,
+        program: b"code",
+        ..Place::default()
+    };
+    let stdin = |kind, argv: &[&str]| planned(&at(kind), argv).expect("a plan").stdin;
+    let code = planned(&at(StdinKind::Readable), &[]).expect("a plan");
+    assert_eq!(
+        (&code.start.code[..], code.stdin),
+        (&b"code"[..], Stdin::Closed)
+    );
+    let dash = planned(&at(StdinKind::Readable), &["-"]).expect("a plan");
+    assert_eq!(&dash.start.code[..], b"code");
+
+    let inline = ["-e", "1"];
+    assert_eq!(stdin(StdinKind::Readable, &inline), Stdin::Stream);
+    assert_eq!(stdin(StdinKind::Nothing, &inline), Stdin::Closed);
+    assert_eq!(stdin(StdinKind::Terminal, &inline), Stdin::Closed);
+    assert_eq!(
+        stdin(StdinKind::Terminal, &["-i", "-e", "1"]),
+        Stdin::Stream
+    );
+    let data = Stdin::Data(Bytes::from_static(b"x"));
+    assert_eq!(
+        stdin(StdinKind::Readable, &["-e", "1", "--stdin", "x"]),
+        data
+    );
+    assert_eq!(stdin(StdinKind::Readable, &["--stdin", "x"]), data);
+    assert_eq!(
+        stdin(StdinKind::Readable, &["-e", "1", "--stdin", ""]),
+        Stdin::Closed
+    );
+}
+
+#[test]
+fn a_file_beats_the_daemon_and_a_flag_beats_the_file() {
+    let mut place = Place {
+        configured: true,
+        ..Place::default()
+    };
+    place.config.defaults.limits.memory = ByteSize::mib(64);
+    place.config.defaults.readonly_root = false;
+    place.config.engine = EngineChoice::Only(EngineKind::Native);
+    let plan = planned(&place, &["-e", "1", "--timeout", "7"]).expect("a plan");
+    let limits = plan.start.limits.expect("limits");
+    assert_eq!((limits.memory_bytes, limits.timeout_ms), (64 << 20, 7));
+    assert_eq!((limits.pids, limits.cpu_millis), (64, 1000));
+    assert_eq!(limits.max_output_bytes, 1 << 20);
+    assert!(plan.start.writable);
+    assert_eq!(plan.start.engine(), Engine::Native);
+    let plan = planned(&place, &["-e", "1", "--engine", "auto", "--memory", "1m"]);
+    let start = plan.expect("a plan").start;
+    assert_eq!(start.engine(), Engine::Unspecified);
+    assert_eq!(start.limits.expect("limits").memory_bytes, 1 << 20);
+}
+
+#[test]
+fn the_files_network_does_not_reach_a_run() {
+    let mut place = Place {
+        configured: true,
+        ..Place::default()
+    };
+    place.config.defaults.network = isol8_core::sandbox::Network::Host;
+    let plan = planned(&place, &["-e", "1"]).expect("a plan");
+    assert_eq!(plan.start.network(), NetworkMode::None);
+}
+
+#[test]
+fn packages_of_the_configuration_are_not_ignored_silently() {
+    let mut place = Place::default();
+    place.config.dependencies = BTreeMap::from([(Runtime::Python, vec!["numpy".to_owned()])]);
+    let warnings = |argv: &[&str]| planned(&place, argv).expect("a plan").warnings.len();
+    assert_eq!(warnings(&["-e", "1"]), 1);
+    assert_eq!(warnings(&["-e", "1", "-r", "node"]), 0);
+    assert_eq!(warnings(&["-e", "1", "--image", "mine"]), 0);
+}
+
+#[test]
+fn a_secret_can_come_from_the_environment() {
+    let place = Place {
+        env: &[("TOKEN", "hunter2")],
+        ..Place::default()
+    };
+    let plan = planned(&place, &["-e", "1", "--secret", "TOKEN"]).expect("a plan");
+    assert_eq!(plan.start.secrets["TOKEN"], "hunter2");
+}
+
+#[test]
+fn no_message_shows_a_value() {
+    for argv in [
+        ["-e", "1", "--secret", "=hunter2"],
+        ["-e", "1", "--secret", "hunter2"],
+        ["-e", "1", "--secret", "hunter2 x"],
+        ["-e", "1", "--secret", "A B=hunter2"],
+        ["-e", "1", "--env", "=hunter2"],
+        ["-e", "1", "--env", "hunter2"],
+    ] {
+        let failure = planned(&Place::default(), &argv).expect_err("it is wrong");
+        assert_eq!(failure.kind, FailureKind::InvalidRequest, "{argv:?}");
+        assert!(!format!("{failure:?}").contains("hunter2"), "{failure:?}");
+    }
+}
+
+#[test]
+fn too_long_programs_are_refused_and_the_longest_is_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("big.py");
+    let file = fs::File::create(&path).expect("a file");
+    let most = u64::try_from(isol8_core::request::MAX_CODE_BYTES).expect("it is small");
+    file.set_len(most).expect("a sparse file");
+    let text = path.to_str().expect("plain");
+    assert_eq!(
+        start(&[text]).code.len(),
+        isol8_core::request::MAX_CODE_BYTES
+    );
+    file.set_len(most + 1).expect("a sparse file");
+    let failure = planned(&Place::default(), &[text]).expect_err("too long");
+    assert!(failure.message.contains("more than 16 MiB"), "{failure}");
+    let long = vec![b'1'; isol8_core::request::MAX_CODE_BYTES + 9];
+    let place = Place {
+        program: long.leak(),
+        ..Place::default()
+    };
+    let failure = planned(&place, &[]).expect_err("too long");
+    assert!(failure.message.contains("on stdin has more"), "{failure}");
+}
+
+#[test]
+fn what_is_typed_wrong_is_told() {
+    refused(
+        &["-e", "1", "x.py"],
+        &expect![[r#"
+        InvalidRequest: two programs at once
+        cause: both `--eval` and the file `x.py` were given
+        hint: leave one of them out; data for the program can come through `--stdin`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "-r", "ruby"],
+        &expect![[r#"
+        InvalidRequest: `ruby` is not a runtime; choose python, node, bun, deno or bash
+        hint: write it like `--runtime node`
+    "#]],
+    );
+    refused(
+        &["data.csv"],
+        &expect![[r#"
+        InvalidRequest: cannot tell which runtime `data.csv` is for
+        cause: no runtime claims the extension `.csv`
+        hint: say it with `--runtime python|node|bun|deno|bash`
+    "#]],
+    );
+    refused(
+        &["Makefile"],
+        &expect![[r#"
+        InvalidRequest: cannot tell which runtime `Makefile` is for
+        cause: its name has no extension
+        hint: say it with `--runtime python|node|bun|deno|bash`
+    "#]],
+    );
+    refused(
+        &["/nowhere/a.py"],
+        &expect![[r#"
+        InvalidRequest: cannot read `/nowhere/a.py`
+        cause: No such file or directory (os error 2)
+        hint: check the path; inline code goes with `-e`
+    "#]],
+    );
+    refused(
+        &["/tmp"],
+        &expect![[r#"
+        InvalidRequest: `/tmp` is a directory
+        hint: name the program's file
+    "#]],
+    );
+    refused(
+        &["-r", "bash", "/tmp"],
+        &expect![[r#"
+        InvalidRequest: `/tmp` is a directory
+        hint: name the program's file
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--net", "open"],
+        &expect![[r#"
+        InvalidRequest: `open` is not a network mode
+        hint: choose `--net none`, `host` or `filtered`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--engine", "podman"],
+        &expect![[r#"
+        InvalidRequest: `podman` is not an engine
+        hint: choose `--engine auto`, `docker` or `native`
+    "#]],
+    );
+    refused(&["-e", "1", "--image=-v/:/x"], &expect![[r#"
+        InvalidRequest: `-v/:/x` is not an image name
+        hint: write it like `--image python:3.13-slim`
+    "#]]);
+    refused(&["-e", "1", "-i", "--stdin", "x"], &expect![[r#"
+        InvalidRequest: `--stdin` and `--interactive` are two sources for one stdin
+        hint: leave one of them out
+    "#]]);
+    refused(&["-i"], &expect![[r#"
+        InvalidRequest: `--interactive` cannot stream stdin: the program itself is read from it
+        hint: give the program as a file or with `-e`
+    "#]]);
+}
+
+#[test]
+fn wrong_quantities_are_told() {
+    refused(
+        &["-e", "1", "--timeout", "0"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--timeout`
+            cause: `0` is not a number of milliseconds between 1 and 4294967295
+            hint: write it like `--timeout 10000`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--timeout", "-5"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--timeout`
+            cause: `-5` is not a number of milliseconds between 1 and 4294967295
+            hint: write it like `--timeout 10000`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--timeout", "10s"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--timeout`
+            cause: `10s` is not a number of milliseconds between 1 and 4294967295
+            hint: write it like `--timeout 10000`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--memory", "lots"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--memory`
+            cause: `lots` is not a size; write it like `512m` or `2g`
+            hint: write it like `--memory 512m`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--memory", "0"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--memory`
+            cause: a size must be more than 0
+            hint: write it like `--memory 512m`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--cpu", "0"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--cpu`
+            cause: `0` is not a number of cores between 0.01 and 1024; write it like `1` or `0.5`
+            hint: write it like `--cpu 0.5`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--pids-limit", "0"],
+        &expect![[r#"
+        InvalidRequest: wrong value for `--pids-limit`
+        cause: `0` is not a count between 1 and 32768
+        hint: write it like `--pids-limit 128`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--pids-limit", "1.5"],
+        &expect![[r#"
+        InvalidRequest: wrong value for `--pids-limit`
+        cause: `1.5` is not a count between 1 and 32768
+        hint: write it like `--pids-limit 128`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--sandbox-size", "-1"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--sandbox-size`
+            cause: `-1` is not a size; write it like `512m` or `2g`
+            hint: write it like `--sandbox-size 512m`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--tmp-size", ""],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--tmp-size`
+            cause: `` is not a size; write it like `512m` or `2g`
+            hint: write it like `--tmp-size 512m`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--max-output", "0"],
+        &expect![[r#"
+            InvalidRequest: wrong value for `--max-output`
+            cause: a size must be more than 0
+            hint: write it like `--max-output 512m`
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_not_there_yet_is_checked_and_then_refused() {
+    refused(
+        &["-e", "1", "--net", "filtered"],
+        &expect![[r#"
+        NotYet: `--net filtered` is not there yet
+        hint: leave it out; a later version brings it
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "numpy>=2"],
+        &expect![[r#"
+        NotYet: `--install` is not there yet
+        hint: leave it out; a later version brings it
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "--index=x"],
+        &expect![[r#"
+        InvalidRequest: `--index=x` is not a package name
+        hint: write it like `--install numpy` or `--install 'numpy>=2'`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "a;b"],
+        &expect![[r#"
+        InvalidRequest: `a;b` is not a package name
+        hint: write it like `--install numpy` or `--install 'numpy>=2'`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "a", "--allow", "["],
+        &expect![[r#"
+            InvalidRequest: `--allow` with an invalid regular expression
+            cause: regex parse error:
+                [
+                ^
+            error: unclosed character class
+            hint: a host is written like `--allow '^api\.example\.com$'`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--deny", "x"],
+        &expect![[r#"
+        InvalidRequest: `--deny` does nothing without a filtered network
+        hint: add `--net filtered`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--log-network"],
+        &expect![[r#"
+        InvalidRequest: `--log-network` does nothing without a filtered network
+        hint: add `--net filtered`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--persistent"],
+        &expect![[r#"
+        NotYet: `--persistent` is not there yet
+        hint: leave it out; a later version brings it
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--session", "work"],
+        &expect![[r#"
+        NotYet: `--session` is not there yet
+        hint: leave it out; a later version brings it
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--session", "../x"],
+        &expect![[r#"
+        InvalidRequest: `../x` is not a session name
+        cause: a name has up to 64 letters, digits, `.`, `_` or `-`
+        hint: write it like `--session work`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--persist"],
+        &expect![[r#"
+        NotYet: `--persist` is not there yet
+        hint: leave it out; a later version brings it
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--host", "http://h:3000"],
+        &expect![[r#"
+        InvalidRequest: API key required
+        hint: give it with `--key <key>`, or set ISOL8_API_KEY
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--host", "http://h:3000", "--key", "k"],
+        &expect![[r#"
+            NotYet: `--host` is not there yet
+            hint: leave it out; a later version brings it
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--host", "h:3000", "--key", "k"],
+        &expect![[r#"
+            InvalidRequest: `h:3000` is not the address of a server
+            hint: write it like `--host https://isol8.example.com:3000`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--key", "k"],
+        &expect![[r#"
+        InvalidRequest: `--key` does nothing without `--host`
+        hint: add `--host https://…`, or leave the key out
+    "#]],
+    );
+}
+
+#[test]
+fn a_wrong_flag_never_waits_for_stdin() {
+    let mut read = |_| panic!("stdin must not be read");
+    let config = Config::default();
+    let mut world = World {
+        stdin: StdinKind::Readable,
+        read_stdin: &mut read,
+        env: &|_| None,
+        config: &config,
+        configured: false,
+    };
+    for argv in [["--memory", "x"], ["--net", "filtered"], ["--install", "a"]] {
+        assert!(plan(typed(&argv), &mut world).is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! What we say when a run is over: its exit code, a message where the verdict
+//! needs one, and the result object of `--json`.
+
+mod json;
+
+use isol8_core::failure::{Failure, FailureKind};
+use isol8_proto::v1::{Exited, Limits, Verdict};
+
+use crate::{console::Console, exit::Exit, run::Finished};
+
+pub(crate) use json::{engine, result_object, runtime};
+
+/// How the run ended, in our terms.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Conclusion {
+    pub(crate) exit: Exit,
+    /// For an end that was not the program's own.
+    pub(crate) failure: Option<Failure>,
+    /// For the program's own end, where more is known about it.
+    pub(crate) note: Option<String>,
+}
+
+/// Judges the last event.
+pub(crate) fn conclude(exited: &Exited, limits: &Limits) -> Conclusion {
+    let reason = Some(exited.reason.clone()).filter(|reason| !reason.is_empty());
+    let killed = |exit, message: String, hint: &str| Conclusion {
+        exit,
+        failure: Some(because(message, reason.clone()).hint(hint)),
+        note: None,
+    };
+    match exited.verdict() {
+        Verdict::Exited => match exited.code.map(u8::try_from) {
+            Some(Ok(code)) => Conclusion {
+                exit: Exit::Program(code),
+                failure: None,
+                note: reason,
+            },
+            _ => unclear(exited),
+        },
+        Verdict::Signalled => match exited.signal.map(u8::try_from) {
+            Some(Ok(number @ 1..=127)) => Conclusion {
+                exit: Exit::Signalled(number),
+                failure: None,
+                note: reason,
+            },
+            _ => unclear(exited),
+        },
+        Verdict::TimedOut => killed(
+            Exit::TimedOut,
+            match limits.timeout_ms {
+                0 => "the run took longer than its time limit and was killed".to_owned(),
+                limit => format!("the run took longer than {limit} ms and was killed"),
+            },
+            "allow more with `--timeout <ms>`",
+        ),
+        Verdict::OomKilled => killed(
+            Exit::OomKilled,
+            match limits.memory_bytes {
+                0 => "the run used up its memory and was killed".to_owned(),
+                limit => format!("the run used up its {} and was killed", size(limit)),
+            },
+            "allow more with `--memory <size>`; files in /sandbox and /tmp count",
+        ),
+        Verdict::Cancelled => killed(
+            Exit::Failed,
+            "the run was cancelled".to_owned(),
+            "`isol8 daemon logs` may say more",
+        ),
+        Verdict::SandboxLost => killed(
+            Exit::Failed,
+            "the sandbox vanished under the run".to_owned(),
+            "run it again; `isol8 doctor` checks this host",
+        ),
+        Verdict::Unspecified => unclear(exited),
+    }
+}
+
+fn because(message: String, reason: Option<String>) -> Failure {
+    let failure = Failure::new(FailureKind::Internal, message);
+    match reason {
+        Some(reason) => failure.cause(reason),
+        None => failure,
+    }
+}
+
+fn size(bytes: u64) -> String {
+    format!("{} of memory", isol8_core::quantity::ByteSize::bytes(bytes))
+}
+
+/// An end that this version does not understand is never taken for success.
+fn unclear(exited: &Exited) -> Conclusion {
+    let what = format!(
+        "verdict {}, code {:?}, signal {:?}",
+        exited.verdict, exited.code, exited.signal
+    );
+    let failure = Failure::new(
+        FailureKind::Internal,
+        "the daemon told an end without sense",
+    )
+    .cause(what)
+    .hint("`isol8 status` shows the daemon's version");
+    Conclusion {
+        exit: Exit::Failed,
+        failure: Some(failure),
+        note: None,
+    }
+}
+
+/// Says on stderr what there is to say, and gives the exit code.
+pub(crate) fn tell(finished: &Finished, conclusion: Conclusion, console: &Console) -> Exit {
+    let exited = &finished.exited;
+    let speaks = conclusion.failure.is_some()
+        || conclusion.note.is_some()
+        || exited.stdout_truncated
+        || exited.stderr_truncated
+        || finished.written.copy_failed.is_some();
+    if speaks && finished.written.mid_line {
+        console.say("");
+    }
+    if let Some(warning) = truncation(exited) {
+        console.warning(&warning);
+    }
+    if let Some(note) = &conclusion.note {
+        console.note(note);
+    }
+    if let Some(failure) = &conclusion.failure {
+        console.failure(failure);
+    }
+    if let Some(copy) = &finished.written.copy_failed {
+        let failure = Failure::new(FailureKind::Internal, "the copy of stdout is not complete")
+            .cause(copy)
+            .hint("the program ran to its end; give `--out` a place with room");
+        console.failure(&failure);
+        return Exit::Failed;
+    }
+    conclusion.exit
+}
+
+/// One line, whatever was cut.
+fn truncation(exited: &Exited) -> Option<String> {
+    let usage = exited.usage.unwrap_or_default();
+    let (what, bytes) = match (exited.stdout_truncated, exited.stderr_truncated) {
+        (false, false) => return None,
+        (true, false) => ("stdout was", format!("{}", usage.stdout_bytes)),
+        (false, true) => ("stderr was", format!("{}", usage.stderr_bytes)),
+        (true, true) => (
+            "stdout and stderr were",
+            format!("{} and {}", usage.stdout_bytes, usage.stderr_bytes),
+        ),
+    };
+    Some(format!(
+        "{what} truncated, the program wrote {bytes} bytes; keep more with `--max-output <bytes>`"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

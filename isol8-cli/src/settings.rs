@@ -1,0 +1,58 @@
+//! The configuration as the command line sees it: the working directory's file
+//! first, then the person's own.
+
+use std::{env, fs, io, path::PathBuf};
+
+use isol8_core::{
+    config::{
+        Config, Resolved,
+        layer::Layer,
+        search::{Candidate, Seeker, candidates},
+    },
+    failure::{Failure, FailureKind},
+};
+
+/// Finds, reads and resolves the configuration. Where there is no file this is
+/// a look at three paths.
+///
+/// # Errors
+/// A file that cannot be read or is wrong; the message names key and line.
+pub(crate) fn load() -> Result<Resolved, Failure> {
+    let lookup = |name: &str| env::var(name).ok();
+    // Without a working directory (it was removed) there is no file in it.
+    let working_dir = env::current_dir().unwrap_or_else(|_| PathBuf::from("/nonexistent"));
+    let seeker = Seeker::Cli {
+        working_dir: &working_dir,
+    };
+    let mut layer = None;
+    for candidate in candidates(seeker, &lookup) {
+        if let Some(text) = read(&candidate)? {
+            layer = Some(Layer::parse(&text, candidate.path, candidate.trust)?);
+            break;
+        }
+    }
+    Ok(Config::resolve(layer.as_ref(), &lookup)?)
+}
+
+fn read(candidate: &Candidate) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(&candidate.path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if !candidate.required && absent(&error) => Ok(None),
+        Err(error) => {
+            let shown = candidate.path.display();
+            let message = format!("cannot read the configuration `{shown}`");
+            let failure = Failure::new(FailureKind::InvalidRequest, message).because(&error);
+            Err(match candidate.required {
+                true => failure.hint("ISOL8_CONFIG names it; give it another path or unset it"),
+                false => failure,
+            })
+        }
+    }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
