@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, io::ErrorKind, net::TcpListener, os::unix::
 use isol8_e2e::harness::{
     call::Running,
     host::{self, Process},
-    stage::{CANARY, Engine, Stage},
+    stage::{CANARY, Stage},
     wait::{seconds, wait_for},
 };
 use serde_json::{Value, json};
