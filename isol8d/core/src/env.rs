@@ -75,8 +75,8 @@ pub fn is_read_at_start(runtime: Runtime, name: &str) -> bool {
         Runtime::Deno => &["DENO_", "NODE_", "V8_", "NO_COLOR", "RUST_"],
         Runtime::Bash => &["BASH", "ENV", "POSIXLY_CORRECT", "SHELLOPTS", "IFS", "PS4"],
     };
-    let starts = |prefix: &&str| name.starts_with(*prefix);
-    EVERYWHERE.iter().any(|prefix| starts(&prefix)) || own.iter().any(|prefix| starts(&prefix))
+    let mut prefixes = EVERYWHERE.iter().chain(own);
+    prefixes.any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! Reading order: what a run is made of ([`ids`], [`quantity`], [`runtime`]),
 //! what the operator wants ([`config`]), what is asked ([`request`], [`env`]),
-//! who may go first ([`admission`]), what serves it ([`sandbox`]), what leaves
-//! ([`mask`], [`output`]), how it ends ([`outcome`], [`failure`]).
+//! who may go first ([`admission`]), what serves it ([`sandbox`],
+//! [`pool`]), what leaves ([`mask`], [`output`]), how it ends ([`outcome`],
+//! [`failure`]).
 
 pub mod ids;
 pub mod quantity;
@@ -15,6 +16,7 @@ pub mod admission;
 pub mod env;
 pub mod request;
 
+pub mod pool;
 pub mod sandbox;
 
 pub mod mask;

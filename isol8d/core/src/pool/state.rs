@@ -1,0 +1,561 @@
+//! The state machine: see the diagram in [`super`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use super::{
+    Action, Event, KeyStatus, PATIENCE, Policy, PoolStatus, SETTLE, STOP_PATIENCE, Ticket,
+    key::{Key, Warmer, backoff},
+};
+use crate::{
+    failure::{Failure, FailureKind},
+    ids::SandboxId,
+    sandbox::{Limits, SandboxKey},
+};
+
+/// How often surplus is looked for.
+const SHRINK_EVERY: Duration = Duration::from_secs(15);
+
+/// Keys that are remembered while nothing of them exists.
+const MOST_KEYS: usize = 64;
+
+/// One sandbox, from the order to the end of its destroy.
+#[derive(Debug)]
+struct Slot {
+    key: SandboxKey,
+    limits: Limits,
+    life: Life,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Making {
+        since: Duration,
+        aborted: bool,
+    },
+    Warm {
+        since: Duration,
+    },
+    Leased,
+    /// To be destroyed when this time has come.
+    Doomed {
+        failed: u32,
+        due: Duration,
+    },
+    Destroying {
+        failed: u32,
+    },
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct Pool {
+    policy: Policy,
+    slots: HashMap<SandboxId, Slot>,
+    keys: BTreeMap<SandboxKey, Key>,
+    /// Runs that want the machine for themselves.
+    active: u32,
+    /// The last time that a run began or ended.
+    stirred: Duration,
+    /// Since when something is to be refilled.
+    wanting_since: Option<Duration>,
+    next_shrink: Duration,
+    stop_at: Option<Duration>,
+    wake_at: Option<Duration>,
+    actions: Vec<Action>,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            slots: HashMap::new(),
+            keys: BTreeMap::new(),
+            active: 0,
+            stirred: Duration::ZERO,
+            wanting_since: None,
+            next_shrink: Duration::ZERO,
+            stop_at: None,
+            wake_at: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes one event. `now` counts from any fixed moment and never goes back.
+    pub fn step(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        match event {
+            Event::Lease {
+                ticket,
+                key,
+                limits,
+            } => self.lease(now, ticket, key, limits),
+            Event::Warm { ticket, key, count } => self.warm(now, ticket, key, count),
+            Event::Prewarm { key } => self.key(now, &key).demand.prewarmed = true,
+            Event::Cancel { ticket } => self.cancel(ticket),
+            Event::Made { id, result } => self.made(now, id, result),
+            Event::Lost { id } => self.lost(now, &id),
+            Event::Release { id } => {
+                if self.life(&id) == Some(Life::Leased) {
+                    self.doom(now, &id);
+                }
+            }
+            Event::Destroyed { id, gone } => self.destroyed(now, &id, gone),
+            Event::RunStarted => self.active += 1,
+            Event::RunEnded => {
+                self.active = self.active.saturating_sub(1);
+                self.stirred = now;
+            }
+            Event::Wake => {}
+            Event::Shutdown => self.shut_down(now),
+        }
+        self.plan(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When to send [`Event::Wake`], unless something else happens before.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.wake_at
+    }
+
+    /// Sandboxes that exist or may exist.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// It was shut down and nothing is left.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop_at.is_some() && self.slots.is_empty()
+    }
+
+    /// What there is.
+    #[must_use]
+    pub fn status(&self, now: Duration) -> PoolStatus {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let mut status = PoolStatus::default();
+        for slot in self.slots.values() {
+            *status.live.entry(slot.key.engine).or_default() += 1;
+        }
+        status.keys.extend(self.keys.values().map(|key| KeyStatus {
+            key: key.key.clone(),
+            warm: count(key.warm.len()),
+            target: count(key.target(now, &self.policy)),
+            making: count(key.making.len()),
+            hits: key.hits,
+            misses: key.misses,
+        }));
+        status
+    }
+
+    fn life(&self, id: &SandboxId) -> Option<Life> {
+        self.slots.get(id).map(|slot| slot.life)
+    }
+
+    fn key(&mut self, now: Duration, key: &SandboxKey) -> &mut Key {
+        if !self.keys.contains_key(key) {
+            self.forget_a_key();
+            self.keys.insert(key.clone(), Key::new(key.clone(), now));
+        }
+        self.keys.get_mut(key).expect("it was just put in")
+    }
+
+    /// Somebody who tries every size must not fill the memory with keys. One
+    /// with sandboxes stays: the bounds on those bound it too.
+    fn forget_a_key(&mut self) {
+        if self.keys.len() < MOST_KEYS {
+            return;
+        }
+        let idle = self.keys.values().filter(|key| key.is_empty());
+        let oldest = idle.min_by_key(|key| (key.demand.prewarmed, key.demand.last_use));
+        if let Some(key) = oldest.map(|key| key.key.clone()) {
+            self.keys.remove(&key);
+        }
+    }
+
+    fn lease(&mut self, now: Duration, ticket: Ticket, key: SandboxKey, limits: Limits) {
+        if self.stop_at.is_some() {
+            return self.refuse(ticket);
+        }
+        self.stirred = now;
+        let slots = &self.slots;
+        let fits = |id: &SandboxId| slots.get(id).is_some_and(|slot| slot.limits == limits);
+        let place = self.keys.get(&key).and_then(|key| {
+            let right = key.warm.iter().position(fits);
+            right.or((!key.warm.is_empty()).then_some(0))
+        });
+        let entry = self.key(now, &key);
+        entry.demand.leased(now);
+        if let Some(id) = place.and_then(|place| entry.warm.remove(place)) {
+            entry.hits += 1;
+            entry.handed();
+            return self.hand(ticket, id, true);
+        }
+        entry.misses += 1;
+        entry.waiters.push_back(ticket);
+        if entry.making.len() < entry.waiters.len() {
+            self.make(now, &key, limits);
+        }
+    }
+
+    fn warm(&mut self, now: Duration, ticket: Ticket, key: SandboxKey, count: u32) {
+        if self.stop_at.is_some() {
+            return self.refuse(ticket);
+        }
+        let most = self.policy.most_warm;
+        let policy = self.policy.clone();
+        let entry = self.key(now, &key);
+        entry.demand.touched(now);
+        entry.demand.floor = entry.demand.floor.max(count.min(most));
+        // A person asks: the delay after earlier failures is over.
+        entry.not_before = now;
+        let count = match count {
+            0 => entry.demand.target(now, &policy).min(most),
+            count => count.min(most),
+        };
+        entry.warmers.push(Warmer { ticket, count });
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        for key in self.keys.values_mut() {
+            key.waiters.retain(|waiter| *waiter != ticket);
+            key.warmers.retain(|warmer| warmer.ticket != ticket);
+        }
+    }
+
+    fn made(&mut self, now: Duration, id: SandboxId, result: Result<(), Failure>) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let Life::Making { since, .. } = slot.life else {
+            return;
+        };
+        let name = slot.key.clone();
+        let entry = self.keys.get_mut(&name).expect("it has a make");
+        entry.making.remove(&id);
+        if let Err(failure) = result {
+            entry.failed(now, &id);
+            self.fail_those_who_wait(&name, &failure);
+            return self.doom(now, &id);
+        }
+        entry.made(now.saturating_sub(since));
+        if let Some(ticket) = entry.waiters.pop_front() {
+            entry.handed();
+            return self.hand(ticket, id, false);
+        }
+        let target = entry.target(now, &self.policy);
+        let most = self.policy.most_warm as usize;
+        let all_warm: usize = self.keys.values().map(|key| key.warm.len()).sum();
+        let entry = self.keys.get_mut(&name).expect("it had a make");
+        if self.stop_at.is_some() || entry.warm.len() >= target || all_warm >= most {
+            return self.doom(now, &id);
+        }
+        entry.warm.push_back(id.clone());
+        self.set(&id, Life::Warm { since: now });
+    }
+
+    /// One make less: whoever counted on it hears why.
+    fn fail_those_who_wait(&mut self, key: &SandboxKey, failure: &Failure) {
+        let entry = self.keys.get_mut(key).expect("it had a make");
+        while entry.waiters.len() > entry.making.len() {
+            let ticket = entry.waiters.pop_front().expect("the length says so");
+            let failure = failure.clone();
+            self.actions.push(Action::Fail { ticket, failure });
+        }
+        for warmer in entry.warmers.drain(..) {
+            self.actions.push(Action::Fail {
+                ticket: warmer.ticket,
+                failure: failure.clone(),
+            });
+        }
+    }
+
+    fn lost(&mut self, now: Duration, id: &SandboxId) {
+        let Some(Life::Warm { since }) = self.life(id) else {
+            return;
+        };
+        let entry = self.keys_of(id);
+        entry.warm.retain(|other| other != id);
+        entry.lost(now, id, now.saturating_sub(since));
+        self.doom(now, id);
+    }
+
+    fn keys_of(&mut self, id: &SandboxId) -> &mut Key {
+        let key = &self.slots[id].key;
+        let key = self.keys.get_mut(key);
+        key.expect("a key stays while it has sandboxes in stock")
+    }
+
+    fn destroyed(&mut self, now: Duration, id: &SandboxId, gone: bool) {
+        let Some(Life::Destroying { failed }) = self.life(id) else {
+            return;
+        };
+        if gone {
+            self.slots.remove(id);
+            return;
+        }
+        let failed = failed.saturating_add(1);
+        let due = now + backoff(failed, id);
+        self.set(id, Life::Doomed { failed, due });
+    }
+
+    fn shut_down(&mut self, now: Duration) {
+        if self.stop_at.is_some() {
+            return;
+        }
+        self.stop_at = Some(now + STOP_PATIENCE);
+        let mut waiting = Vec::new();
+        let mut warm = Vec::new();
+        for key in self.keys.values_mut() {
+            waiting.extend(key.waiters.drain(..));
+            waiting.extend(key.warmers.drain(..).map(|warmer| warmer.ticket));
+            warm.extend(key.warm.drain(..));
+        }
+        for ticket in waiting {
+            self.refuse(ticket);
+        }
+        for id in warm {
+            self.doom(now, &id);
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket) {
+        let failure = Failure::new(FailureKind::ShuttingDown, "the daemon is going down");
+        self.actions.push(Action::Fail { ticket, failure });
+    }
+
+    fn make(&mut self, now: Duration, key: &SandboxKey, limits: Limits) {
+        let id = SandboxId::random();
+        let life = Life::Making {
+            since: now,
+            aborted: false,
+        };
+        self.slots.insert(
+            id.clone(),
+            Slot {
+                key: key.clone(),
+                limits,
+                life,
+            },
+        );
+        self.key(now, key).making.insert(id.clone());
+        self.actions.push(Action::Make {
+            id,
+            key: key.clone(),
+            limits,
+        });
+    }
+
+    fn hand(&mut self, ticket: Ticket, id: SandboxId, warm: bool) {
+        let slot = self.slots.get_mut(&id).expect("it is in stock");
+        slot.life = Life::Leased;
+        self.actions.push(Action::Hand {
+            ticket,
+            id,
+            limits: slot.limits,
+            warm,
+        });
+    }
+
+    fn doom(&mut self, now: Duration, id: &SandboxId) {
+        self.set(
+            id,
+            Life::Doomed {
+                failed: 0,
+                due: now,
+            },
+        );
+    }
+
+    fn set(&mut self, id: &SandboxId, life: Life) {
+        let slot = self.slots.get_mut(id).expect("only live ones change");
+        slot.life = life;
+    }
+
+    /// Everything that follows from the state rather than from one event.
+    fn plan(&mut self, now: Duration) {
+        self.wake_at = None;
+        if let Some(stop_at) = self.stop_at {
+            self.abort(now, stop_at);
+        } else {
+            self.shrink(now);
+            self.refill(now);
+            self.tell_warmers();
+        }
+        self.destroy(now);
+    }
+
+    fn wake(&mut self, at: Duration) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn abort(&mut self, now: Duration, stop_at: Duration) {
+        let mut waits = false;
+        for (id, slot) in &mut self.slots {
+            if let Life::Making { aborted, .. } = &mut slot.life
+                && !*aborted
+            {
+                waits = true;
+                if now >= stop_at {
+                    *aborted = true;
+                    self.actions.push(Action::Abort { id: id.clone() });
+                }
+            }
+        }
+        if waits && now < stop_at {
+            self.wake(stop_at);
+        }
+    }
+
+    fn shrink(&mut self, now: Duration) {
+        if now >= self.next_shrink {
+            self.next_shrink = now + SHRINK_EVERY;
+            let mut surplus = Vec::new();
+            for key in self.keys.values_mut() {
+                let target = key.target(now, &self.policy);
+                let over = key.stock().saturating_sub(target);
+                surplus.extend(key.warm.drain(..over.min(key.warm.len())));
+            }
+            for id in surplus {
+                self.doom(now, &id);
+            }
+        }
+        if self.keys.values().any(|key| !key.warm.is_empty()) {
+            self.wake(self.next_shrink);
+        }
+    }
+
+    fn refill(&mut self, now: Duration) {
+        let mut wants = false;
+        for (name, share) in self.shares(now) {
+            let key = &self.keys[&name];
+            let missing = share.saturating_sub(key.stock());
+            if missing == 0 {
+                continue;
+            }
+            if now < key.not_before {
+                let at = key.not_before;
+                self.wake(at);
+                continue;
+            }
+            wants = true;
+            let urgent = !key.warmers.is_empty();
+            for _ in 0..missing {
+                if !(urgent || self.is_quiet(now)) || !self.has_room(now) {
+                    break;
+                }
+                self.make(now, &name, self.policy.limits);
+            }
+        }
+        // What started just now is no longer missing, the rest goes on waiting.
+        if !wants {
+            self.wanting_since = None;
+        } else if self.wanting_since.is_none() {
+            self.wanting_since = Some(now);
+        }
+        self.wake_for_quiet(now);
+    }
+
+    /// How many each key may have in stock: its target, the key used last first,
+    /// as far as the bound on all reaches.
+    fn shares(&self, now: Duration) -> Vec<(SandboxKey, usize)> {
+        let mut keys: Vec<_> = self.keys.values().collect();
+        keys.sort_by_key(|key| std::cmp::Reverse((!key.warmers.is_empty(), key.demand.last_use)));
+        let mut left = self.policy.most_warm as usize;
+        let share = |key: &Key| {
+            let target = key.target(now, &self.policy);
+            let share = target.min(left);
+            left -= share;
+            (key.key.clone(), share)
+        };
+        keys.into_iter().map(share).collect()
+    }
+
+    /// No run is in front, or they have had their time.
+    fn is_quiet(&self, now: Duration) -> bool {
+        let settled = self.active == 0 && now >= self.stirred + SETTLE;
+        let waited = self
+            .wanting_since
+            .is_some_and(|since| now >= since + PATIENCE);
+        settled || waited
+    }
+
+    fn wake_for_quiet(&mut self, now: Duration) {
+        let Some(since) = self.wanting_since else {
+            return;
+        };
+        if self.is_quiet(now) {
+            return; // it waits for a make to end, not for the clock
+        }
+        self.wake(since + PATIENCE);
+        if self.active == 0 {
+            self.wake(self.stirred + SETTLE);
+        }
+    }
+
+    /// Room for one more refill; takes it from a key that has more than its
+    /// share if it must.
+    fn has_room(&mut self, now: Duration) -> bool {
+        let making: usize = self.keys.values().map(|key| key.making.len()).sum();
+        if making >= self.policy.most_making as usize {
+            return false;
+        }
+        let stock: usize = self.keys.values().map(Key::stock).sum();
+        if stock < self.policy.most_warm as usize {
+            return true;
+        }
+        let shares = self.shares(now);
+        let over = |(name, share): &(SandboxKey, usize)| self.keys[name].warm.len() > *share;
+        // The last one is the one that was not used for longest.
+        let Some((name, _)) = shares.into_iter().rev().find(over) else {
+            return false;
+        };
+        let key = self.keys.get_mut(&name).expect("it has a share");
+        let id = key.warm.pop_front().expect("more than its share is some");
+        self.doom(now, &id);
+        true
+    }
+
+    fn tell_warmers(&mut self) {
+        for key in self.keys.values_mut() {
+            let warm = key.warm.len();
+            let (there, waiting): (Vec<_>, Vec<_>) = key
+                .warmers
+                .drain(..)
+                .partition(|warmer| warm >= warmer.count as usize);
+            key.warmers = waiting;
+            self.actions
+                .extend(there.iter().map(|warmer| Action::Warmed {
+                    ticket: warmer.ticket,
+                    count: u32::try_from(warm).unwrap_or(u32::MAX),
+                }));
+        }
+    }
+
+    fn destroy(&mut self, now: Duration) {
+        let busy = self.slots.values();
+        let busy = busy.filter(|slot| matches!(slot.life, Life::Destroying { .. }));
+        let mut free = (self.policy.most_destroying as usize).saturating_sub(busy.count());
+        let mut next = None;
+        for (id, slot) in &mut self.slots {
+            let Life::Doomed { failed, due } = slot.life else {
+                continue;
+            };
+            if due > now {
+                next = Some(next.map_or(due, |earlier: Duration| earlier.min(due)));
+            } else if free > 0 {
+                free -= 1;
+                slot.life = Life::Destroying { failed };
+                self.actions.push(Action::Destroy { id: id.clone() });
+            }
+        }
+        if let Some(next) = next {
+            self.wake(next);
+        }
+    }
+}
