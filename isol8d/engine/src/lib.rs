@@ -21,6 +21,7 @@ pub mod fake;
 pub mod hardening;
 pub mod link;
 pub mod meet;
+pub mod native;
 pub mod presence;
 pub mod seccomp;
 pub mod uids;

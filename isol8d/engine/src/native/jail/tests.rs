@@ -1,0 +1,253 @@
+//! The whole command line, as text.
+
+use expect_test::{Expect, expect};
+use isol8_core::{quantity::ByteSize, runtime::Runtime, sandbox::EngineKind};
+
+use super::*;
+
+struct Jail {
+    key: SandboxKey,
+    interpreter: Installed,
+    uid: Option<u32>,
+}
+
+impl Jail {
+    fn new() -> Self {
+        Self {
+            key: SandboxKey {
+                engine: EngineKind::Native,
+                runtime: Runtime::Python,
+                image: None,
+                network: Network::None,
+                writable: false,
+                sandbox_size: ByteSize::mib(512),
+                tmp_size: ByteSize::mib(256),
+            },
+            interpreter: Installed {
+                program: "/usr/bin/python3".into(),
+                mounts: Vec::new(),
+            },
+            uid: Some(200_000),
+        }
+    }
+
+    fn lines(&self) -> String {
+        let top = |name| Top::Folder { name };
+        let rootfs = RootFs {
+            tops: vec![
+                top("usr"),
+                Top::Link {
+                    name: "bin",
+                    target: "usr/bin".into(),
+                },
+            ],
+            shown_etc: vec!["ssl/certs"],
+            masked_files: vec!["keys"],
+            masked_folders: vec!["acpi"],
+        };
+        let order = Order {
+            bwrap: Path::new("/usr/bin/bwrap"),
+            disable_userns: true,
+            join: &["/cg/cgroup.procs".into()],
+            uid: self.uid,
+            stage: Path::new("/run/isol8/stage"),
+            seccomp: Path::new("/state/seccomp.bpf"),
+            kit: Path::new("/state/kit"),
+            link: Path::new("/run/isol8/sb/1"),
+            etc: Path::new("/state/etc"),
+            rootfs: &rootfs,
+            resolv_conf: Some(Path::new("/run/resolv.conf")),
+            interpreter: &self.interpreter,
+            key: &self.key,
+        };
+        let mut text = String::new();
+        for word in order.arguments() {
+            let word = word.into_string().unwrap();
+            let breaks = word.starts_with("--") && !text.is_empty();
+            text.push(if breaks { '\n' } else { ' ' });
+            text.push_str(&word);
+        }
+        text + "\n"
+    }
+
+    /// What differs from an ordinary jail.
+    fn check_difference(&self, expected: &Expect) {
+        let plain = Self::new().lines();
+        let own = self.lines();
+        let missing = |from: &str, other: &str, mark: char| -> String {
+            let lines: Vec<&str> = other.lines().collect();
+            from.lines()
+                .filter(|line| !lines.contains(line))
+                .map(|line| format!("{mark}{line}\n"))
+                .collect()
+        };
+        let text = missing(&plain, &own, '-') + &missing(&own, &plain, '+');
+        expected.assert_eq(&text);
+    }
+}
+
+#[test]
+fn an_ordinary_jail() {
+    expect![[r#"
+         launch
+        --join /cg/cgroup.procs
+        --uid 200000
+        --stage /run/isol8/stage
+        --oom-score-adj 500
+        --seccomp /state/seccomp.bpf
+        --rlimit core 1
+        --rlimit fsize 536870912
+        --rlimit memlock 65536
+        --rlimit msgqueue 0
+        --rlimit nice 0
+        --rlimit nofile 1024
+        --rlimit rtprio 0
+        --rlimit sigpending 1024
+        --bind /usr root/usr
+        --bind /state/etc root/etc
+        --dir root/home
+        --dir root/run
+        --dir root/var
+        --link ../tmp root/var/tmp
+        --tmpfs 536870912 65536 0700 exec sandbox
+        --link usr/bin root/bin
+        --bind /etc/ssl/certs root/etc/ssl/certs
+        --dir root/dev
+        --dir root/proc
+        --dir root/sandbox
+        --dir root/tmp
+        --bind /state/kit root/isol8/kit
+        --bind /run/isol8/sb/1 root/isol8/link
+        --tmpfs 268435456 32768 1777 noexec tmp
+        --tmpfs 67108864 1024 1777 noexec shm
+        --file empty
+        -- /usr/bin/bwrap
+        --unshare-all
+        --unshare-user
+        --disable-userns
+        --uid 1000
+        --gid 1000
+        --hostname sandbox
+        --as-pid-1
+        --new-session
+        --clearenv
+        --cap-drop ALL
+        --ro-bind /tmp/root /
+        --proc /proc
+        --dev /dev
+        --bind /tmp/shm /dev/shm
+        --remount-ro /dev
+        --bind /tmp/sandbox /sandbox
+        --bind /tmp/tmp /tmp
+        --ro-bind /tmp/empty /proc/keys
+        --tmpfs /proc/acpi
+        --remount-ro /proc/acpi
+        --chdir /sandbox
+        -- /isol8/kit/init /isol8/link/sock
+    "#]].assert_eq(&Jail::new().lines());
+}
+
+#[test]
+fn an_interpreter_of_a_home_is_mounted_where_it_is() {
+    let mut jail = Jail::new();
+    jail.interpreter = Installed {
+        program: "/root/.pyenv/versions/3.11.7/bin/python3".into(),
+        mounts: vec!["/root/.pyenv/versions/3.11.7".into()],
+    };
+    jail.check_difference(&expect![[r#"
+        +--bind /root/.pyenv/versions/3.11.7 root/root/.pyenv/versions/3.11.7
+    "#]]);
+}
+
+#[test]
+fn without_root_there_is_no_uid_to_become() {
+    let mut jail = Jail::new();
+    jail.uid = None;
+    jail.check_difference(&expect![[r#"
+        ---uid 200000
+    "#]]);
+}
+
+#[test]
+fn the_hosts_network_comes_with_its_resolver() {
+    let mut jail = Jail::new();
+    jail.key.network = Network::Host;
+    jail.check_difference(&expect![[r#"
+        +--bind /run/resolv.conf root/etc/resolv.conf
+        +--share-net
+    "#]]);
+    jail.key.network = Network::Filtered;
+    jail.check_difference(&expect![[""]]);
+}
+
+#[test]
+fn a_writable_root_stays_inside_the_sandbox_size() {
+    let mut jail = Jail::new();
+    jail.key.writable = true;
+    jail.check_difference(&expect![[r#"
+        ---bind /usr root/usr
+        ---bind /state/etc root/etc
+        ---dir root/home
+        ---dir root/run
+        ---dir root/var
+        ---link ../tmp root/var/tmp
+        ---tmpfs 536870912 65536 0700 exec sandbox
+        ---link usr/bin root/bin
+        ---bind /etc/ssl/certs root/etc/ssl/certs
+        ---dir root/dev
+        ---dir root/proc
+        ---dir root/sandbox
+        ---dir root/tmp
+        ---bind /state/kit root/isol8/kit
+        ---bind /run/isol8/sb/1 root/isol8/link
+        ---ro-bind /tmp/root /
+        ---bind /tmp/sandbox /sandbox
+        +--tmpfs 536870912 65536 0755 exec rw
+        +--own rw/sandbox
+        +--own rw/root
+        +--own rw/upper/usr/local
+        +--own rw/upper/usr/local/bin
+        +--own rw/upper/usr/local/etc
+        +--own rw/upper/usr/local/include
+        +--own rw/upper/usr/local/lib
+        +--own rw/upper/usr/local/sbin
+        +--own rw/upper/usr/local/share
+        +--overlay /usr rw/upper/usr rw/work/usr rw/root/usr
+        +--copy /state/etc rw/root/etc
+        +--own rw/root/home
+        +--own rw/root/media
+        +--own rw/root/mnt
+        +--own rw/root/opt
+        +--own rw/root/root
+        +--own rw/root/run
+        +--own rw/root/srv
+        +--own rw/root/var
+        +--own rw/root/var/cache
+        +--own rw/root/var/lib
+        +--own rw/root/var/log
+        +--own rw/root/var/tmp
+        +--link usr/bin rw/root/bin
+        +--bind /etc/ssl/certs rw/root/etc/ssl/certs
+        +--dir rw/root/dev
+        +--dir rw/root/proc
+        +--dir rw/root/sandbox
+        +--dir rw/root/tmp
+        +--bind /state/kit rw/root/isol8/kit
+        +--bind /run/isol8/sb/1 rw/root/isol8/link
+        +--bind /tmp/rw/root /
+        +--ro-bind /tmp/rw/root/isol8 /isol8
+        +--bind /tmp/rw/sandbox /sandbox
+    "#]]);
+}
+
+#[test]
+fn inodes_follow_the_size() {
+    let mut jail = Jail::new();
+    jail.key.sandbox_size = ByteSize::bytes(4096);
+    jail.check_difference(&expect![[r#"
+        ---rlimit fsize 536870912
+        ---tmpfs 536870912 65536 0700 exec sandbox
+        +--rlimit fsize 268435456
+        +--tmpfs 4096 1024 0700 exec sandbox
+    "#]]);
+}
