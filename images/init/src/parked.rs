@@ -7,8 +7,9 @@
 //! ```
 //! The hook in the interpreter finds one end of a socket pair at the number in
 //! `ISOL8_PARK_FD`. When it is about to wait it sends one byte; then it reads a
-//! 32-bit little-endian length and that many bytes: the working directory and
-//! the complete environment as `NAME=value`, separated by NUL bytes.
+//! 32-bit little-endian length and that many bytes, separated by NUL bytes: the
+//! working directory, the path of the script, and the complete environment as
+//! `NAME=value`.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -122,6 +123,9 @@ impl Parked {
 
 fn record(command: &Command) -> Result<Vec<u8>, std::num::TryFromIntError> {
     let mut body = command.cwd.to_vec();
+    body.push(0);
+    // The script is what a command line ends with.
+    body.extend_from_slice(command.argv.last().map_or(&b""[..], |entry| entry));
     for var in &command.env {
         body.push(0);
         body.extend_from_slice(&command::assignment(var));

@@ -1,0 +1,135 @@
+//! Parked interpreters: how each runtime is started so that it waits, before it
+//! opens its script, for a program. The hooks themselves are in `images/park/`.
+
+use std::collections::BTreeMap;
+
+use crate::{env, runtime::Runtime};
+
+/// The program's file for a parked interpreter whose command line must name one
+/// before the program is known. The hook turns to the real one.
+const ENTRY_STEM: &str = "/sandbox/main";
+
+/// How to start an interpreter that parks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkPlan {
+    /// The command line.
+    pub argv: Vec<String>,
+    /// What the environment holds beside [`env::base`]: it loads the hook, which
+    /// takes it out again.
+    pub extra_env: BTreeMap<String, String>,
+    /// The path at the end of `argv`. A program with another path can still be
+    /// run where [`takes_entry`] says so.
+    pub entry_path: String,
+}
+
+/// How `interpreter` parks; `None` where starting plainly is as good.
+///
+/// Python waits at the end of its `site`, node behind its bootstrap.
+#[must_use]
+pub fn plan(runtime: Runtime, interpreter: &str) -> Option<ParkPlan> {
+    let (name, value) = match runtime {
+        Runtime::Python => ("PYTHONPATH", env::PYTHON_HOOKS),
+        Runtime::Node => ("NODE_OPTIONS", "--require=/isol8/kit/park/node.cjs"),
+        Runtime::Bun | Runtime::Deno | Runtime::Bash => return None,
+    };
+    let entry_path = format!("{ENTRY_STEM}.{}", runtime.extension());
+    Some(ParkPlan {
+        argv: runtime.command_line(interpreter, &entry_path),
+        extra_env: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+        entry_path,
+    })
+}
+
+/// Whether an interpreter that parked for [`ParkPlan::entry_path`] can run
+/// `entry` and look to the program as if it had been started for it.
+#[must_use]
+pub fn takes_entry(runtime: Runtime, plan: &ParkPlan, entry: &str) -> bool {
+    match runtime {
+        // The hook answers node's search for its entry.
+        Runtime::Node => entry.starts_with('/') && !entry.contains('\0'),
+        _ => entry == plan.entry_path,
+    }
+}
+
+/// Whether an interpreter that parked with `base` can take over a program with
+/// the complete environment `env`: nothing differs that it has read already.
+#[must_use]
+pub fn fits(
+    runtime: Runtime,
+    base: &BTreeMap<String, String>,
+    env: &BTreeMap<String, String>,
+) -> bool {
+    let read = |name: &String| name == "PATH" || env::is_read_at_start(runtime, name);
+    let names = base.keys().chain(env.keys());
+    names
+        .filter(|name| read(name))
+        .all(|name| base.get(name) == env.get(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parked_command_line_is_the_plain_one() {
+        for runtime in Runtime::ALL {
+            let Some(plan) = plan(runtime, "/usr/bin/it") else {
+                continue;
+            };
+            assert_eq!(
+                plan.argv,
+                runtime.command_line("/usr/bin/it", &plan.entry_path)
+            );
+            assert!(takes_entry(runtime, &plan, &plan.entry_path));
+        }
+    }
+
+    #[test]
+    fn only_node_takes_another_entry() {
+        let python = plan(Runtime::Python, "python3").expect("python parks");
+        assert!(!takes_entry(Runtime::Python, &python, "/sandbox/main.txt"));
+        let node = plan(Runtime::Node, "node").expect("node parks");
+        assert!(takes_entry(Runtime::Node, &node, "/sandbox/main.mjs"));
+        assert!(!takes_entry(Runtime::Node, &node, "main.mjs"));
+    }
+
+    #[track_caller]
+    fn check(runtime: Runtime, changes: &[(&str, Option<&str>)], expected: bool) {
+        let base = env::base(runtime, "/usr/bin");
+        let mut env = base.clone();
+        for (name, value) in changes {
+            match value {
+                Some(value) => env.insert((*name).to_owned(), (*value).to_owned()),
+                None => env.remove(*name),
+            };
+        }
+        assert_eq!(
+            fits(runtime, &base, &env),
+            expected,
+            "{runtime} {changes:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_read_at_the_start_must_be_as_it_was() {
+        for runtime in [Runtime::Python, Runtime::Node] {
+            check(runtime, &[], true);
+            check(
+                runtime,
+                &[("MY_TOKEN", Some("x")), ("HOME", Some("/tmp"))],
+                true,
+            );
+            check(runtime, &[("LANG", Some("C.UTF-8"))], true);
+            check(runtime, &[("LANG", Some("de_DE.UTF-8"))], false);
+            check(runtime, &[("LC_ALL", Some("C"))], false);
+            check(runtime, &[("PATH", Some("/opt"))], false);
+            check(runtime, &[("LD_PRELOAD", Some("x.so"))], false);
+            check(runtime, &[("LANG", None)], false);
+        }
+        check(Runtime::Python, &[("PYTHONHASHSEED", Some("0"))], false);
+        check(Runtime::Python, &[("PYTHONUNBUFFERED", None)], false);
+        check(Runtime::Python, &[("NODE_OPTIONS", Some("--x"))], true);
+        check(Runtime::Node, &[("NODE_OPTIONS", Some("--x"))], false);
+        check(Runtime::Node, &[("NODE_PATH", Some("/x"))], false);
+    }
+}
