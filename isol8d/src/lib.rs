@@ -1,3 +1,29 @@
-//! The daemon.
+//! The daemon: everything between a client's call and an engine.
+//!
+//! Reading order: where it lives ([`paths`], [`kit`], [`socket`]), who speaks to
+//! it ([`connection`], [`server`]), what passes the gate ([`convert`]), what
+//! serves it ([`roster`], [`pool`]), a run and its way back (`run`, `outbox`,
+//! [`status`]), how it looks after itself ([`daemon`], [`reconcile`],
+//! [`doctor`]).
+
+pub mod paths;
+
+pub mod kit;
+pub mod socket;
+
+pub mod connection;
+pub mod convert;
+pub mod server;
 
 pub mod pool;
+pub mod roster;
+
+mod outbox;
+mod run;
+pub mod status;
+
+pub mod daemon;
+pub mod doctor;
+pub mod reconcile;
+
+pub use server::serve;

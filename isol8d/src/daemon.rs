@@ -1,0 +1,265 @@
+//! The daemon as a whole: its parts, and how it ends.
+//!
+//! ```text
+//!  serving ──stop──▶ draining ──runs gone, or grace over──▶ cancelling ──▶ closing
+//!                       └────────────hurry───────────────────▲
+//! ```
+//! Draining refuses who comes or waits, and lets runs go on. Cancelling ends
+//! each run that is left with a terminal event. Closing destroys what is warm.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use isol8_core::{
+    config::Config,
+    failure::{Failure, FailureKind},
+    ids::DaemonId,
+    sandbox::SandboxKey,
+};
+use isol8_proto::v1::{self, run_event::Event};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    outbox::Outbox,
+    pool::{PoolHandle, gate::Gate},
+    reconcile,
+    roster::Roster,
+};
+
+/// How long runs may go on after the daemon was told to stop.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a cancelled run may take for its terminal event and its sandbox.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(3);
+
+/// How long clients may take to read their last events, and connections to close.
+pub const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the pool may take to destroy what is warm.
+pub const POOL_GRACE: Duration = Duration::from_secs(10);
+
+/// A line of a build that is shown to a person.
+const MAX_NOTICE_BYTES: usize = 2 << 10;
+
+/// What a daemon is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What the operator wants.
+    pub config: Config,
+    /// Where that was read, for a person.
+    pub config_source: String,
+    /// Marks what this daemon makes.
+    pub id: DaemonId,
+    /// Where clients dial.
+    pub socket: PathBuf,
+    /// `R`.
+    pub runtime_dir: PathBuf,
+    /// `S`.
+    pub state_dir: PathBuf,
+    /// Its engines.
+    pub roster: Roster,
+}
+
+/// A daemon that serves until it is stopped.
+#[derive(Debug)]
+pub struct Daemon {
+    pub(crate) config: Config,
+    pub(crate) config_source: String,
+    pub(crate) id: DaemonId,
+    pub(crate) socket: PathBuf,
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) roster: Roster,
+    pub(crate) pool: PoolHandle,
+    pub(crate) gate: Gate,
+    /// Runs and image builds, each with a client that waits for its end.
+    pub(crate) runs: TaskTracker,
+    /// Everything else that was spawned.
+    pub(crate) tasks: TaskTracker,
+    /// Ends every run that is left.
+    pub(crate) cancel_runs: CancellationToken,
+    pub(crate) started: Instant,
+    pub(crate) runs_total: AtomicU64,
+    stop: CancellationToken,
+    hurry: CancellationToken,
+    /// Image builds share the engine's cache: two at once would do the same work.
+    builds: Semaphore,
+}
+
+impl Daemon {
+    /// Puts the parts together and starts the pool.
+    ///
+    /// # Errors
+    /// What the configuration asks for and this version does not do.
+    pub fn new(parts: Parts) -> Result<Arc<Self>, Failure> {
+        let tasks = TaskTracker::new();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = PoolHandle::start(parts.roster.engines().clone(), &parts.config, cores, &tasks)?;
+        Ok(Arc::new(Self {
+            gate: Gate::new(parts.config.max_concurrent),
+            config: parts.config,
+            config_source: parts.config_source,
+            id: parts.id,
+            socket: parts.socket,
+            runtime_dir: parts.runtime_dir,
+            state_dir: parts.state_dir,
+            roster: parts.roster,
+            pool,
+            runs: TaskTracker::new(),
+            tasks,
+            cancel_runs: CancellationToken::new(),
+            started: Instant::now(),
+            runs_total: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            builds: Semaphore::new(1),
+        }))
+    }
+
+    /// Tells the daemon to stop. The second time, runs get no more time.
+    pub fn stop(&self) {
+        if self.stop.is_cancelled() {
+            self.hurry.cancel();
+        }
+        self.stop.cancel();
+    }
+
+    /// Fires when the daemon was told to stop.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// The pool, for who looks into it.
+    #[must_use]
+    pub fn pool(&self) -> &PoolHandle {
+        &self.pool
+    }
+
+    /// # Errors
+    /// `ShuttingDown` once the daemon was told to stop.
+    pub(crate) fn check_open(&self) -> Result<(), Failure> {
+        if self.stop.is_cancelled() {
+            return Err(Failure::new(
+                FailureKind::ShuttingDown,
+                "the daemon is going down",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn count_run(&self) {
+        self.runs_total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for the turn to build an image.
+    pub(crate) async fn build_turn(&self) -> tokio::sync::SemaphorePermit<'_> {
+        let turn = self.builds.acquire().await;
+        turn.expect("the semaphore is never closed")
+    }
+
+    /// Makes what `key` needs, with notices to the run's client.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub(crate) async fn prepare(&self, key: &SandboxKey, outbox: &Outbox) -> Result<(), Failure> {
+        let engine = self.roster.engine(key.engine)?;
+        let notice = |message: &str| {
+            // A client that does not read misses lines, not events.
+            if outbox.has_room() {
+                let end = message.floor_char_boundary(MAX_NOTICE_BYTES);
+                outbox.event(Event::Notice(v1::Notice {
+                    message: message[..end].to_owned(),
+                }));
+            }
+        };
+        notice(&format!("building the {} image, once", key.runtime));
+        let _turn = self.build_turn().await;
+        engine.prepare(key, &notice).await
+    }
+
+    /// Starts what runs beside the server.
+    pub(crate) fn start_chores(self: &Arc<Self>, health: &tonic_health::server::HealthReporter) {
+        for kind in self.roster.engines().keys().copied() {
+            let daemon = Arc::clone(self);
+            self.tasks
+                .spawn(async move { daemon.roster.watch(kind, &daemon.stop).await });
+        }
+        let (daemon, health) = (Arc::clone(self), health.clone());
+        self.tasks.spawn(async move {
+            loop {
+                report(&daemon, &health).await;
+                tokio::select! {
+                    () = daemon.stop.cancelled() => return,
+                    () = daemon.roster.heard() => {}
+                }
+            }
+        });
+        let daemon = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let (roster, stop) = (&daemon.roster, &daemon.stop);
+            reconcile::keep_sweeping(roster, &daemon.id, &daemon.runtime_dir, stop).await;
+        });
+    }
+
+    /// Ends all runs, kindly first. Call after [`Daemon::stop`].
+    pub(crate) async fn drain(&self) {
+        self.gate.close();
+        self.runs.close();
+        let began = Instant::now();
+        tokio::select! {
+            () = self.runs.wait() => {}
+            () = self.hurry.cancelled() => {}
+            () = tokio::time::sleep(DRAIN_GRACE) => {}
+        }
+        let left = self.runs.len();
+        self.cancel_runs.cancel();
+        let in_time = timeout(CANCEL_GRACE, self.runs.wait()).await.is_ok();
+        let elapsed_ms = began.elapsed().as_millis();
+        tracing::info!(cancelled = left, in_time, elapsed_ms, "runs have ended");
+    }
+
+    /// Destroys what is warm and waits for the rest.
+    pub(crate) async fn close(&self) {
+        let left = self.pool.shutdown(POOL_GRACE).await;
+        self.tasks.close();
+        let in_time = timeout(CLOSE_GRACE, self.tasks.wait()).await.is_ok();
+        if left > 0 || !in_time {
+            tracing::warn!(sandboxes = left, "left for the next start to remove");
+        }
+    }
+}
+
+async fn report(daemon: &Daemon, health: &tonic_health::server::HealthReporter) {
+    use tonic_health::ServingStatus;
+    let status = match daemon.roster.can_serve() {
+        Some(true) => ServingStatus::Serving,
+        Some(false) => ServingStatus::NotServing,
+        None => ServingStatus::Unknown,
+    };
+    // The empty name is the daemon as a whole.
+    for service in ["", "isol8.v1.RunService"] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_needs_to_end_fits_into_its_grace() {
+        use crate::run::{VERDICT_COUNTERS, pump::KILL_GRACE};
+        assert!(KILL_GRACE + VERDICT_COUNTERS < CANCEL_GRACE);
+    }
+}

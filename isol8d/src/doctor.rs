@@ -1,0 +1,154 @@
+//! Everything that can stop a run, each with what was found and what mends it.
+
+use std::{path::Path, time::Duration};
+
+use isol8_engine::{Probe, ProbeStatus};
+use isol8_proto::v1::{Check, CheckStatus};
+use tokio::time::timeout;
+
+use crate::{kit, paths::write_atomically, roster::Roster};
+
+/// An engine bounds its probes; this holds if it does not.
+const ENGINE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Under this the state folder is too full to be at ease.
+const LOW_SPACE_BYTES: u64 = 256 << 20;
+
+fn check(name: &str, status: CheckStatus, found: String, fix: &str) -> Check {
+    Check {
+        name: name.to_owned(),
+        status: status.into(),
+        found,
+        fix: fix.to_owned(),
+    }
+}
+
+/// Looks at the daemon's own folders and files.
+#[must_use]
+pub fn host(runtime_dir: &Path, state_dir: &Path, config_source: &str) -> Vec<Check> {
+    let init = match kit::find_init() {
+        Ok(path) => check("init", CheckStatus::Ok, path.display().to_string(), ""),
+        Err(failure) => check(
+            "init",
+            CheckStatus::Failed,
+            failure.to_string(),
+            "set `ISOL8_INIT` to the path of isol8-init",
+        ),
+    };
+    vec![
+        check(
+            "configuration",
+            CheckStatus::Ok,
+            config_source.to_owned(),
+            "",
+        ),
+        folder("runtime folder", runtime_dir, "ISOL8_SOCKET"),
+        folder("state folder", state_dir, "ISOL8_STATE_DIR"),
+        init,
+    ]
+}
+
+fn folder(name: &str, path: &Path, variable: &str) -> Check {
+    let shown = path.display();
+    let elsewhere = format!("set `{variable}` to a place in a folder that you can write to");
+    let probe = path.join(".doctor");
+    if let Err(error) = write_atomically(&probe, b"", 0o600) {
+        let found = format!("cannot write to {shown}: {error}");
+        return check(name, CheckStatus::Failed, found, &elsewhere);
+    }
+    let _gone = std::fs::remove_file(&probe);
+    match rustix::fs::statvfs(path) {
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let text = format!("{shown}, {} MiB free", free >> 20);
+            if free < LOW_SPACE_BYTES {
+                return check(name, CheckStatus::Warning, text, &elsewhere);
+            }
+            check(name, CheckStatus::Ok, text, "")
+        }
+        Err(error) => check(name, CheckStatus::Warning, format!("{shown}: {error}"), ""),
+    }
+}
+
+/// Lets every engine probe itself.
+pub async fn engines(roster: &Roster) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (kind, engine) in roster.engines() {
+        match timeout(ENGINE_DEADLINE, engine.doctor()).await {
+            Ok(probes) => checks.extend(probes.into_iter().map(from_probe)),
+            Err(_) => checks.push(check(
+                kind.name(),
+                CheckStatus::Failed,
+                "its probes did not end in time".to_owned(),
+                "",
+            )),
+        }
+    }
+    for (kind, why) in roster.absent() {
+        let fix = why.hint.as_deref().unwrap_or_default();
+        checks.push(check(
+            kind.name(),
+            CheckStatus::Failed,
+            why.to_string(),
+            fix,
+        ));
+    }
+    checks
+}
+
+fn from_probe(probe: Probe) -> Check {
+    let status = match probe.status {
+        ProbeStatus::Ok => CheckStatus::Ok,
+        ProbeStatus::Warning => CheckStatus::Warning,
+        ProbeStatus::Failed => CheckStatus::Failed,
+    };
+    check(&probe.name, status, probe.found, &probe.fix)
+}
+
+/// The checks as JSON, for `isol8d doctor --json`.
+#[must_use]
+pub fn to_json(checks: &[Check]) -> serde_json::Value {
+    let checks: Vec<_> = checks
+        .iter()
+        .map(|check| {
+            serde_json::json!({
+                "name": check.name,
+                "status": status_name(check.status()),
+                "found": check.found,
+                "fix": check.fix,
+            })
+        })
+        .collect();
+    serde_json::json!({ "checks": checks })
+}
+
+/// The name of a status for people and JSON.
+#[must_use]
+pub fn status_name(status: CheckStatus) -> &'static str {
+    match status {
+        CheckStatus::Ok => "ok",
+        CheckStatus::Warning => "warning",
+        CheckStatus::Failed | CheckStatus::Unspecified => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_fails_with_a_fix() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let checks = host(folder.path(), &folder.path().join("missing"), "defaults");
+        let by_name = |name: &str| {
+            let found = checks.iter().find(|check| check.name == name);
+            found.expect("it is checked")
+        };
+        assert_ne!(by_name("runtime folder").status(), CheckStatus::Failed);
+        let state = by_name("state folder");
+        assert_eq!(state.status(), CheckStatus::Failed);
+        assert!(state.fix.contains("ISOL8_STATE_DIR"), "{}", state.fix);
+        let json = to_json(&checks).to_string();
+        assert!(json.contains(r#""status":"failed""#), "{json}");
+    }
+}

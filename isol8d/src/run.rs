@@ -1,0 +1,350 @@
+//! One run from its request to its one terminal event.
+//!
+//! ```text
+//!  queued ──slot──▶ leasing ──sandbox──▶ running ──verdict──▶ told ──▶ released
+//!    │                 │                    │
+//!    └──refused────────┴──failure───────────┴──▶ told with a status
+//! ```
+//! The task of a run is tracked and has a token of its own; the RPC holds only a
+//! drop guard. What costs time after the program's end (destroying, refilling)
+//! comes after the client was told.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::{Principal, RunId},
+    mask::Secrets,
+    outcome::{Counters, Outcome, Usage, Verdict},
+    request::RunRequest,
+    sandbox::{EngineKind, Limits, SandboxKey},
+};
+use isol8_engine::Sandbox;
+use isol8_proto::v1::{self, run_event::Event};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tracing::Instrument;
+
+use crate::{
+    convert,
+    daemon::Daemon,
+    outbox::Outbox,
+    pool::{Hold, Lease, PoolHandle},
+    status,
+};
+
+mod lane;
+mod program;
+pub(crate) mod pump;
+mod stdin;
+mod verdict;
+
+use pump::{Pump, Reading, Stops};
+use verdict::{Seen, judge, since};
+
+/// Where only the counters can tell a kill from an out-of-memory kill, they are
+/// worth waiting for.
+pub(crate) const VERDICT_COUNTERS: Duration = Duration::from_secs(1);
+
+/// Where they only make the usage exact, they are not: what init knows of the
+/// main process then has to do.
+const USAGE_COUNTERS: Duration = Duration::from_millis(3);
+
+/// What a run is started with.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) principal: Principal,
+    pub(crate) request: RunRequest,
+    pub(crate) client: Streaming<v1::RunRequest>,
+    pub(crate) outbox: Outbox,
+    /// Ends this run; a child of the daemon's own token.
+    pub(crate) cancel: CancellationToken,
+}
+
+/// A run that took place, with what is left to do.
+struct Ended {
+    outcome: Outcome,
+    hold: Option<Hold>,
+}
+
+/// Does a run. Ends with a terminal event in the outbox whatever happens, a
+/// panic included, and returns when the sandbox is gone.
+pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
+    let id = RunId::random();
+    let span = tracing::info_span!(
+        "run",
+        run_id = %id,
+        runtime = %job.request.runtime,
+        sandbox_id = tracing::field::Empty,
+    );
+    let began = Instant::now();
+    let body = async {
+        let ended = AssertUnwindSafe(execute(&daemon, &id, &mut job))
+            .catch_unwind()
+            .await;
+        let ended = ended.unwrap_or_else(|_| {
+            tracing::error!("a run panicked");
+            Err(Failure::new(
+                FailureKind::Internal,
+                "the daemon has a bug: this run panicked",
+            )
+            .hint("`isol8 daemon logs` shows where"))
+        });
+        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (outcome, hold) = match ended {
+            Ok(ended) => {
+                let outcome = ended.outcome.verdict.name();
+                job.outbox.finish(Ok(Event::Exited(exited(ended.outcome))));
+                (outcome, ended.hold)
+            }
+            Err(failure) => {
+                tracing::info!(kind = failure.kind.name(), error = %failure, "run failed");
+                let failure = masked(failure, &job.request);
+                job.outbox.finish(Err(status::from_failure(&failure)));
+                ("failed", None)
+            }
+        };
+        tracing::info!(outcome, elapsed_ms, "run ended");
+        if let Some(hold) = hold {
+            hold.release().await;
+        }
+    };
+    body.instrument(span).await;
+}
+
+async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Failure> {
+    let request = &job.request;
+    let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
+    let engine = daemon
+        .roster
+        .choose(request.engine, request.image.is_some())
+        .await?;
+    let queued = || job.outbox.event(phase(v1::Phase::Queued));
+    let _pass = tokio::select! {
+        biased;
+        () = job.cancel.cancelled() => return Ok(ended_early(Verdict::Cancelled, None)),
+        pass = daemon.gate.enter(job.principal, queued) => pass?,
+    };
+    // The budget begins here: time in the queue is not the program's.
+    let began = Instant::now();
+    let mut deadline = began + request.limits.timeout;
+    let _front = Front::enter(&daemon.pool);
+    let leased = tokio::select! {
+        biased;
+        () = job.cancel.cancelled() => return Ok(ended_early(Verdict::Cancelled, None)),
+        leased = lease(daemon, engine, request, &job.outbox, &mut deadline) => leased?,
+    };
+    let Some(lease) = leased else {
+        let reason = verdict::timeout_reason(request.limits.timeout);
+        let reason = Some(format!("{reason} before a sandbox was ready"));
+        return Ok(ended_early(Verdict::TimedOut, reason));
+    };
+    let Lease {
+        sandbox,
+        warm,
+        parked,
+        hold,
+    } = lease;
+    let Sandbox {
+        id: sandbox_id,
+        link,
+        interpreter,
+    } = sandbox;
+    tracing::Span::current().record("sandbox_id", tracing::field::display(&sandbox_id));
+    job.outbox.event(Event::Accepted(v1::Accepted {
+        run_id: id.to_string(),
+        sandbox_id: sandbox_id.to_string(),
+        engine: convert::engine_to_wire(engine).into(),
+        warm,
+        runtime: convert::runtime_to_wire(request.runtime).into(),
+    }));
+    let stops = Stops {
+        cancel: job.cancel.clone(),
+        daemon: daemon.cancel_runs.clone(),
+    };
+    let mut pump = Pump::new(
+        request,
+        &secrets,
+        link,
+        &interpreter,
+        parked,
+        &mut job.client,
+        &job.outbox,
+    );
+    let seen = pump.run(deadline, &stops, reading(&hold)).await?;
+    let wall = began.elapsed();
+    pump.finish();
+    let now = match seen {
+        // Nobody is there to be told.
+        Seen::Cancelled if !daemon.cancel_runs.is_cancelled() => None,
+        seen => {
+            let patience = if seen.needs_counters() {
+                VERDICT_COUNTERS
+            } else {
+                USAGE_COUNTERS
+            };
+            timeout(patience, reading(&hold)).await.ok().flatten()
+        }
+    };
+    let used = now.map(|now| since(pump.baseline, now));
+    Ok(Ended {
+        outcome: conclude(seen, used, wall, &pump, request),
+        hold: Some(hold),
+    })
+}
+
+/// Leases a sandbox, building its image first where that is missing: that time
+/// is not the run's. `None` when the run's time was over before.
+async fn lease(
+    daemon: &Daemon,
+    engine: EngineKind,
+    request: &RunRequest,
+    outbox: &Outbox,
+    deadline: &mut Instant,
+) -> Result<Option<Lease>, Failure> {
+    let key = SandboxKey {
+        engine,
+        runtime: request.runtime,
+        image: request.image.clone(),
+        network: request.network,
+        writable: request.writable,
+        sandbox_size: request.limits.sandbox_size,
+        tmp_size: request.limits.tmp_size,
+    };
+    let limits = Limits {
+        memory: request.limits.memory,
+        cpu: request.limits.cpu,
+        pids: request.limits.pids,
+    };
+    let leased = timeout_at(*deadline, daemon.pool.lease(key.clone(), limits)).await;
+    match leased {
+        Ok(Err(failure))
+            if failure.kind == FailureKind::ImageMissing && request.image.is_none() =>
+        {
+            let began = Instant::now();
+            daemon.prepare(&key, outbox).await?;
+            *deadline += began.elapsed();
+        }
+        Ok(leased) => return leased.map(Some),
+        Err(_) => return Ok(None),
+    }
+    match timeout_at(*deadline, daemon.pool.lease(key, limits)).await {
+        Ok(leased) => leased.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Tells the pool that a run has the machine, for as long as it lives.
+struct Front<'a>(&'a PoolHandle);
+
+impl<'a> Front<'a> {
+    fn enter(pool: &'a PoolHandle) -> Self {
+        pool.run_started();
+        Self(pool)
+    }
+}
+
+impl Drop for Front<'_> {
+    fn drop(&mut self) {
+        self.0.run_ended();
+    }
+}
+
+fn reading(hold: &Hold) -> Reading {
+    let (engine, id) = (Arc::clone(hold.engine()), hold.id().clone());
+    Box::pin(async move { engine.counters(&id).await.ok() })
+}
+
+/// The end of a run that never had a sandbox.
+fn ended_early(verdict: Verdict, reason: Option<String>) -> Ended {
+    Ended {
+        outcome: Outcome {
+            verdict,
+            usage: Usage::default(),
+            stdout_truncated: false,
+            stderr_truncated: false,
+            reason,
+        },
+        hold: None,
+    }
+}
+
+fn conclude(
+    seen: Seen,
+    used: Option<Counters>,
+    wall: Duration,
+    pump: &Pump<'_>,
+    request: &RunRequest,
+) -> Outcome {
+    let (verdict, reason) = judge(seen, used, &request.limits);
+    let rusage = pump.rusage.unwrap_or_default();
+    let (cpu, peak_memory_bytes) = match used {
+        Some(used) => (used.cpu, used.peak_memory_bytes),
+        None => (rusage.cpu, rusage.max_rss_bytes),
+    };
+    Outcome {
+        verdict,
+        usage: Usage {
+            wall,
+            cpu,
+            peak_memory_bytes,
+            stdout_bytes: pump.stdout.written_bytes(),
+            stderr_bytes: pump.stderr.written_bytes(),
+        },
+        stdout_truncated: pump.stdout.is_truncated(),
+        stderr_truncated: pump.stderr.is_truncated(),
+        reason,
+    }
+}
+
+fn phase(phase: v1::Phase) -> Event {
+    Event::Phase(v1::PhaseChanged {
+        phase: phase.into(),
+    })
+}
+
+fn exited(outcome: Outcome) -> v1::Exited {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let (verdict, code, signal) = match outcome.verdict {
+        Verdict::Exited(code) => (v1::Verdict::Exited, Some(code.into()), None),
+        Verdict::Signalled(signal) => (v1::Verdict::Signalled, None, Some(signal)),
+        Verdict::TimedOut => (v1::Verdict::TimedOut, None, None),
+        Verdict::OomKilled => (v1::Verdict::OomKilled, None, None),
+        Verdict::Cancelled => (v1::Verdict::Cancelled, None, None),
+        Verdict::SandboxLost => (v1::Verdict::SandboxLost, None, None),
+    };
+    v1::Exited {
+        verdict: verdict.into(),
+        code,
+        signal,
+        usage: Some(v1::Usage {
+            wall_us: micros(outcome.usage.wall),
+            cpu_us: micros(outcome.usage.cpu),
+            peak_memory_bytes: outcome.usage.peak_memory_bytes,
+            stdout_bytes: outcome.usage.stdout_bytes,
+            stderr_bytes: outcome.usage.stderr_bytes,
+        }),
+        stdout_truncated: outcome.stdout_truncated,
+        stderr_truncated: outcome.stderr_truncated,
+        reason: outcome.reason.unwrap_or_default(),
+    }
+}
+
+/// A failure leaves the sandbox as text too: no secret may be in it.
+fn masked(failure: Failure, request: &RunRequest) -> Failure {
+    let Ok(secrets) = Secrets::new(&request.secrets) else {
+        return failure;
+    };
+    if secrets.is_empty() {
+        return failure;
+    }
+    let mask = |text: &String| secrets.mask_text(text);
+    Failure {
+        message: mask(&failure.message),
+        causes: failure.causes.iter().map(mask).collect(),
+        hint: failure.hint.as_ref().map(mask),
+        ..failure
+    }
+}

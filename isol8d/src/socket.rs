@@ -1,0 +1,334 @@
+//! The socket that clients dial: at most one daemon on it, and only its own
+//! user can connect, from its first instant.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::{
+        fd::AsFd,
+        unix::{
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+            net::{UnixListener as StdListener, UnixStream as StdStream},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::Principal,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::{Instant, sleep},
+};
+
+use crate::connection::Connection;
+
+/// `sockaddr_un` holds 108 bytes with the NUL.
+const MAX_PATH_BYTES: usize = 107;
+
+/// A daemon that is going down holds the lock while it drains: longer than its
+/// own grace.
+const WAIT_FOR_LOCK: Duration = Duration::from_secs(15);
+
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// How long to leave the listener alone when descriptors have run out.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Why there is no socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketError {
+    /// A live daemon has it: not a failure for whoever only wants one to run.
+    AlreadyRunning(PathBuf),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for SocketError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A bound socket. Dropping it removes the file and frees the lock.
+#[derive(Debug)]
+pub struct Socket {
+    listener: Option<StdListener>,
+    path: PathBuf,
+    ours: bool,
+    _lock: File,
+}
+
+impl Socket {
+    /// Takes the socket that the service manager passed, else binds `path`.
+    ///
+    /// # Errors
+    /// [`SocketError::AlreadyRunning`] when a daemon answers there; `Forbidden`
+    /// when something that is not ours is in the way.
+    pub async fn open(path: &Path) -> Result<Self, SocketError> {
+        check_length(path)?;
+        let lock = lock(path).await?;
+        if let Some(listener) = passed()? {
+            return Ok(Self {
+                listener: Some(listener),
+                path: path.to_path_buf(),
+                ours: false,
+                _lock: lock,
+            });
+        }
+        clear(path)?;
+        let listener = bind(path).map_err(|error| {
+            Failure::new(
+                FailureKind::HostLacks,
+                format!("cannot listen at `{}`", path.display()),
+            )
+            .because(&error)
+        })?;
+        Ok(Self {
+            listener: Some(listener),
+            path: path.to_path_buf(),
+            ours: true,
+            _lock: lock,
+        })
+    }
+
+    /// The connections of this socket, each from a uid that may speak.
+    ///
+    /// # Errors
+    /// When the runtime takes no more descriptors.
+    pub fn accept(
+        &mut self,
+    ) -> Result<impl Stream<Item = Result<Connection<UnixStream>, io::Error>> + use<>, Failure>
+    {
+        let listener = self.listener.take();
+        let listener = listener.and_then(|listener| {
+            listener.set_nonblocking(true).ok()?;
+            UnixListener::from_std(listener).ok()
+        });
+        let listener = listener.ok_or_else(|| {
+            Failure::new(FailureKind::Internal, "the socket cannot be listened on")
+        })?;
+        let own = rustix::process::geteuid().as_raw();
+        Ok(futures_util::stream::unfold(
+            listener,
+            move |listener| async move {
+                let connection = accept_one(&listener, own).await;
+                Some((Ok(connection), listener))
+            },
+        ))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.ours {
+            // Still under the lock: whoever waits for it finds the path free.
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The next connection of a uid that may speak: the daemon's own or root.
+async fn accept_one(listener: &UnixListener, own: u32) -> Connection<UnixStream> {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
+                return Connection::new(stream, Principal(peer.uid()));
+            }
+            Ok(peer) => tracing::warn!(uid = peer.uid(), "turned away a stranger"),
+            Err(error) => tracing::warn!(%error, "a connection without credentials"),
+        }
+    }
+}
+
+fn check_length(path: &Path) -> Result<(), Failure> {
+    let bytes = path.as_os_str().len();
+    if bytes <= MAX_PATH_BYTES {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::InvalidRequest,
+        format!(
+            "the socket path `{}` has {bytes} bytes, the limit is {MAX_PATH_BYTES}",
+            path.display()
+        ),
+    )
+    .hint("set `ISOL8_SOCKET` to a shorter path"))
+}
+
+/// Takes the lock beside the socket, waiting for a daemon that is going down.
+async fn lock(path: &Path) -> Result<File, SocketError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let failed = |error: &io::Error| {
+        Failure::new(
+            FailureKind::HostLacks,
+            format!("cannot lock `{}`", name.display()),
+        )
+        .because(error)
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&name)
+        .map_err(|error| failed(&error))?;
+    let patience = Instant::now() + WAIT_FOR_LOCK;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(failed(&error).into()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Locked and answering: alive. Locked and silent: starting or ending.
+        if StdStream::connect(path).is_ok() {
+            return Err(SocketError::AlreadyRunning(path.to_path_buf()));
+        }
+        if Instant::now() >= patience {
+            return Err(Failure::new(
+                FailureKind::Forbidden,
+                format!(
+                    "another daemon holds `{}` and does not answer",
+                    name.display()
+                ),
+            )
+            .hint("look for a hanging `isol8d` and end it")
+            .into());
+        }
+        sleep(LOCK_POLL).await;
+    }
+}
+
+/// The socket that systemd passed, if it did.
+fn passed() -> Result<Option<StdListener>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            FailureKind::HostLacks,
+            "cannot take the socket from the service manager",
+        )
+        .cause(error.to_string())
+    };
+    let Some(fd) = sd_notify::listen_fds().map_err(|e| failed(&e))?.next() else {
+        return Ok(None);
+    };
+    // Asking the kernel for a copy needs no promise about who owns the number.
+    let own = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .map_err(|e| failed(&e))?;
+    let copy =
+        rustix::process::pidfd_getfd(own.as_fd(), fd, rustix::process::PidfdGetfdFlags::empty())
+            .map_err(|e| failed(&e))?;
+    Ok(Some(StdListener::from(copy)))
+}
+
+/// Removes a dead socket, and nothing else.
+fn clear(path: &Path) -> Result<(), SocketError> {
+    let refuse = |why: String| {
+        Err(Failure::new(
+            FailureKind::Forbidden,
+            format!("will not replace `{}`: {why}", path.display()),
+        )
+        .hint("remove it, or set `ISOL8_SOCKET` to another path")
+        .into())
+    };
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return refuse(error.to_string()),
+    };
+    if !found.file_type().is_socket() {
+        return refuse("it is not a socket".to_owned());
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    if found.uid() != uid {
+        return refuse(format!("it belongs to uid {}, not to {uid}", found.uid()));
+    }
+    match StdStream::connect(path) {
+        // A daemon that took no lock: another version, or another program.
+        Ok(_) => Err(SocketError::AlreadyRunning(path.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).or_else(|error| refuse(error.to_string()))
+        }
+        Err(error) => refuse(error.to_string()),
+    }
+}
+
+/// Binds under a name that nobody knows, closes it to others, then names it.
+fn bind(path: &Path) -> io::Result<StdListener> {
+    let mut random = [0_u8; 4];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let hidden = path.with_file_name(format!(".{}", data_encoding::HEXLOWER.encode(&random)));
+    let listener = StdListener::bind(&hidden)?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(&hidden, path))
+        .inspect_err(|_| {
+            let _gone = fs::remove_file(&hidden);
+        })?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_daemon_is_told_that_one_runs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("d.sock");
+        let first = Socket::open(&path).await.expect("the path is free");
+        let mode = fs::metadata(&path).expect("it is there").mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let second = Socket::open(&path).await.map(|_| ());
+        assert_eq!(second, Err(SocketError::AlreadyRunning(path.clone())));
+        drop(first);
+        assert!(!path.exists());
+        assert!(Socket::open(&path).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("d.sock");
+        drop(StdListener::bind(&path).expect("the path is free"));
+        assert!(path.exists());
+        assert!(Socket::open(&path).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("d.sock");
+        fs::write(&path, "mine").expect("the path is free");
+        let Err(SocketError::Failed(failure)) = Socket::open(&path).await.map(|_| ()) else {
+            panic!("it must be refused");
+        };
+        assert_eq!(failure.kind, FailureKind::Forbidden);
+        assert_eq!(fs::read_to_string(&path).expect("untouched"), "mine");
+    }
+
+    #[tokio::test]
+    async fn a_long_path_is_named() {
+        let path = PathBuf::from(format!("/tmp/{}/d.sock", "x".repeat(120)));
+        let Err(SocketError::Failed(failure)) = Socket::open(&path).await.map(|_| ()) else {
+            panic!("it must be refused");
+        };
+        assert!(failure.message.contains("the limit is 107"), "{failure}");
+    }
+}
