@@ -1,6 +1,7 @@
 //! The harness of the end-to-end tests, in reading order: where things happen
 //! ([`stage`]), what is done there ([`call`]), what the host shows of it
-//! ([`host`]), what must not remain ([`leftovers`]), and patience ([`wait`]).
+//! ([`host`]), what must not remain ([`leftovers`]), an engine
+//! that a test may break ([`private_docker`]), and patience ([`wait`]).
 
 pub mod stage;
 
@@ -8,6 +9,8 @@ pub mod call;
 
 pub mod host;
 pub mod leftovers;
+
+pub mod private_docker;
 
 pub mod wait;
 

@@ -15,35 +15,57 @@ const POSTURE: &str = include_str!("programs/posture.py");
 
 /// The CA bundle of the configuration reaches programs in these.
 const CA_VARIABLES: [&str; 8] = [
-    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "DENO_CERT",
-    "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NPM_CONFIG_CAFILE",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS",
+    "DENO_CERT",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NPM_CONFIG_CAFILE",
 ];
 
 fn posture(stage: &Stage, args: &[&str]) -> Value {
     let ran = stage.python(POSTURE).args(args).go();
     ran.ok();
-    assert!(!ran.out().contains(CANARY), "the daemon's environment got inside");
+    assert!(
+        !ran.out().contains(CANARY),
+        "the daemon's environment got inside"
+    );
     ran.json()
 }
 
 fn words(value: &Value) -> BTreeSet<&str> {
     let list = value.as_array().expect("a list");
-    list.iter().map(|word| word.as_str().expect("text")).collect()
+    list.iter()
+        .map(|word| word.as_str().expect("text"))
+        .collect()
 }
 
 fn names(value: &Value) -> BTreeSet<&str> {
-    value.as_object().expect("an object").keys().map(String::as_str).collect()
+    value
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect()
 }
 
 fn check_identity(seen: &Value) {
     let all = |field: &str| -> Vec<u64> {
         let list = seen[field].as_array().expect("a list");
-        list.iter().map(|id| id.as_str().expect("text").parse().expect("a number")).collect()
+        list.iter()
+            .map(|id| id.as_str().expect("text").parse().expect("a number"))
+            .collect()
     };
     let (uid, gid) = (all("Uid"), all("Gid"));
     assert!(uid[0] != 0 && uid.iter().all(|id| *id == uid[0]), "{uid:?}");
     assert!(gid[0] != 0 && gid.iter().all(|id| *id == gid[0]), "{gid:?}");
-    assert!(all("Groups").iter().all(|id| *id == gid[0]), "{}", seen["Groups"]);
+    assert!(
+        all("Groups").iter().all(|id| *id == gid[0]),
+        "{}",
+        seen["Groups"]
+    );
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(seen[set], json!(["0000000000000000"]), "{set}");
     }
@@ -59,12 +81,19 @@ fn check_namespaces(seen: &Value) {
     assert_eq!(seen["interfaces"], json!(["lo"]));
     assert_eq!(seen["hostname"], "sandbox");
     let pids = seen["pids"].as_array().expect("a list");
-    assert_eq!(pids.as_slice(), &[json!(1), seen["self"].clone()], "only PID 1 and the program");
+    assert_eq!(
+        pids.as_slice(),
+        &[json!(1), seen["self"].clone()],
+        "only PID 1 and the program"
+    );
 }
 
 fn check_files(seen: &Value) {
     assert_eq!(seen["writable"], json!(["/dev/shm", "/sandbox", "/tmp"]));
-    assert_eq!(seen["content"], json!({"/sandbox": ["main.py"], "/tmp": [], "/dev/shm": []}));
+    assert_eq!(
+        seen["content"],
+        json!({"/sandbox": ["main.py"], "/tmp": [], "/dev/shm": []})
+    );
     assert_eq!(seen["cwd"], "/sandbox");
     let runs = json!({"/sandbox": "OK", "/tmp": "EACCES", "/dev/shm": "EACCES"});
     assert_eq!(seen["runs from"], runs);
@@ -72,37 +101,64 @@ fn check_files(seen: &Value) {
         ("/", None, &["ro"][..]),
         ("/sandbox", Some("tmpfs"), &["rw", "nosuid", "nodev"]),
         ("/tmp", Some("tmpfs"), &["rw", "nosuid", "nodev", "noexec"]),
-        ("/dev/shm", Some("tmpfs"), &["rw", "nosuid", "nodev", "noexec"]),
+        (
+            "/dev/shm",
+            Some("tmpfs"),
+            &["rw", "nosuid", "nodev", "noexec"],
+        ),
         ("/proc", Some("proc"), &["nosuid", "nodev", "noexec"]),
         ("/isol8/kit", None, &["ro", "nosuid", "nodev"]),
         ("/isol8/link", None, &["ro", "nosuid", "nodev"]),
     ] {
         let mount = &seen["mounts"][point];
-        assert!(mount.is_object(), "no mount at {point}: {:?}", names(&seen["mounts"]));
+        assert!(
+            mount.is_object(),
+            "no mount at {point}: {:?}",
+            names(&seen["mounts"])
+        );
         let present = words(&mount["options"]);
         for option in options {
-            assert!(present.contains(option), "{point} without {option}: {mount}");
+            assert!(
+                present.contains(option),
+                "{point} without {option}: {mount}"
+            );
         }
         if let Some(kind) = kind {
             assert_eq!(mount["type"], *kind, "{point}");
         }
         if kind == Some("tmpfs") {
             let bounds = words(&mount["super"]);
-            assert!(bounds.iter().any(|text| text.starts_with("size=")), "{point}: {mount}");
-            assert!(bounds.iter().any(|text| text.starts_with("nr_inodes=")), "{point}: {mount}");
+            assert!(
+                bounds.iter().any(|text| text.starts_with("size=")),
+                "{point}: {mount}"
+            );
+            assert!(
+                bounds.iter().any(|text| text.starts_with("nr_inodes=")),
+                "{point}: {mount}"
+            );
         }
     }
-    let harmless: BTreeSet<_> = ["full", "null", "random", "tty", "urandom", "zero", "console", "ptmx"]
-        .into();
+    let harmless: BTreeSet<_> = [
+        "full", "null", "random", "tty", "urandom", "zero", "console", "ptmx",
+    ]
+    .into();
     let devices = words(&seen["devices"]);
     assert!(devices.is_subset(&harmless), "{devices:?}");
-    assert!(!names(&seen["mounts"]).iter().any(|point| point.contains("docker.sock")));
+    assert!(
+        !names(&seen["mounts"])
+            .iter()
+            .any(|point| point.contains("docker.sock"))
+    );
 }
 
 fn check_limits(seen: &Value) {
     let limit = |name: &str| -> (i64, i64) {
         let pair = &seen["limits"][name];
-        let of = |at: usize| pair[at].as_i64().unwrap_or_else(|| panic!("{name}: {pair}"));
+        let of = |at: usize| {
+            pair[at]
+                .as_i64()
+                .unwrap_or_else(|| panic!("{name}: {pair}"))
+        };
         (of(0), of(1))
     };
     let bounded = |name: &str, most: i64| {
@@ -135,10 +191,23 @@ fn check_environment(seen: &Value) {
         assert_eq!(env[name], value, "{name}");
     }
     let path = env["PATH"].as_str().expect("PATH is there");
-    assert!(path.starts_with("/sandbox/.local/bin:/sandbox/node_modules/.bin:"), "{path}");
+    assert!(
+        path.starts_with("/sandbox/.local/bin:/sandbox/node_modules/.bin:"),
+        "{path}"
+    );
     assert!(!path.split(':').any(str::is_empty), "{path}");
-    let contract = ["HOME", "PYTHONUNBUFFERED", "PYTHONUSERBASE", "NODE_PATH", "DENO_DIR", "LANG",
-        "USER", "LOGNAME", "TMPDIR", "PATH"];
+    let contract = [
+        "HOME",
+        "PYTHONUNBUFFERED",
+        "PYTHONUSERBASE",
+        "NODE_PATH",
+        "DENO_DIR",
+        "LANG",
+        "USER",
+        "LOGNAME",
+        "TMPDIR",
+        "PATH",
+    ];
     let known: BTreeSet<_> = contract.into_iter().chain(CA_VARIABLES).collect();
     let found = names(env);
     assert!(found.is_subset(&known), "{:?}", found.difference(&known));
@@ -147,7 +216,10 @@ fn check_environment(seen: &Value) {
 fn check_pid_1(seen: &Value) {
     for name in ["environ", "mem", "maps", "auxv", "io", "exe", "root", "fd"] {
         let result = seen["pid 1"][name].as_str().expect("text");
-        assert!(["EACCES", "EPERM"].contains(&result), "/proc/1/{name}: {result}");
+        assert!(
+            ["EACCES", "EPERM"].contains(&result),
+            "/proc/1/{name}: {result}"
+        );
     }
     assert_eq!(seen["descriptors"], json!([0, 1, 2]));
     assert_eq!(seen["reachable"], json!([]), "sockets: {}", seen["sockets"]);
@@ -157,7 +229,9 @@ fn check_pid_1(seen: &Value) {
 /// A run that waits: its process on the host, and what ends it.
 fn waiting(stage: &Stage, mark: &str, args: &[&str]) -> (Running, Process) {
     let live = stage.bash(&format!("sleep {mark}")).args(args).start();
-    let process = wait_for("the program on the host", seconds(20), || host::sleepers(mark).pop());
+    let process = wait_for("the program on the host", seconds(20), || {
+        host::sleepers(mark).pop()
+    });
     (live, process)
 }
 

@@ -21,4 +21,6 @@ mod exhaustion;
 mod secrets;
 mod tenants;
 
+mod engine_faults;
 mod faults;
+mod sockets;

@@ -13,12 +13,31 @@ use serde_json::json;
 /// One program a runtime, with the file that chooses it.
 const HELLOS: [(&str, &str, &str); 7] = [
     ("a.py", "print(6 * 7)", "42\n"),
-    ("a.js", "const os = require('os'); console.log(typeof os.EOL, 6 * 7)", "string 42\n"),
-    ("a.cjs", "console.log(typeof require, typeof module.exports)", "function object\n"),
-    ("a.mjs", "import os from 'os'; console.log(typeof os.EOL, import.meta.url)",
-     "string file:///sandbox/main.mjs\n"),
-    ("a.ts", "const n: number = 6; console.log(n * 7, typeof Bun.version)", "42 string\n"),
-    ("a.mts", "const n: number = 6; console.log(n * 7, typeof Deno.version.deno)", "42 string\n"),
+    (
+        "a.js",
+        "const os = require('os'); console.log(typeof os.EOL, 6 * 7)",
+        "string 42\n",
+    ),
+    (
+        "a.cjs",
+        "console.log(typeof require, typeof module.exports)",
+        "function object\n",
+    ),
+    (
+        "a.mjs",
+        "import os from 'os'; console.log(typeof os.EOL, import.meta.url)",
+        "string file:///sandbox/main.mjs\n",
+    ),
+    (
+        "a.ts",
+        "const n: number = 6; console.log(n * 7, typeof Bun.version)",
+        "42 string\n",
+    ),
+    (
+        "a.mts",
+        "const n: number = 6; console.log(n * 7, typeof Deno.version.deno)",
+        "42 string\n",
+    ),
     ("a.sh", "echo $((6 * 7)) \"$0\"", "42 /sandbox/main.sh\n"),
 ];
 

@@ -6,7 +6,6 @@ use std::{fs, path::Path, process::Command};
 use isol8_e2e::harness::{
     call::{Call, Ran},
     host,
-    stage::Stage,
     wait::{seconds, wait_for},
 };
 

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, thread};
 
 use isol8_e2e::harness::{
     host,
-    stage::Stage,
     wait::{seconds, wait_for, wait_until},
 };
 

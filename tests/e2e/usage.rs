@@ -48,7 +48,10 @@ fn wrong_flag_values() {
             (&["-e", "1", "--env", "=x"], "env"),
             (&["-e", "1", "--env", "A B=x"], "A B"),
             (&["-e", "1", "--secret", "=x"], "secret"),
-            (&["-e", "1", "--secret", "ISOL8_NOT_SET_ANYWHERE"], "ISOL8_NOT_SET_ANYWHERE"),
+            (
+                &["-e", "1", "--secret", "ISOL8_NOT_SET_ANYWHERE"],
+                "ISOL8_NOT_SET_ANYWHERE",
+            ),
             (&["-e", "1", "--allow", "(", "--net", "filtered"], "("),
             (&["-e", "1", "--no-such-flag"], "no-such-flag"),
             (&["-e", "1", "--stream", "--no-stream"], "stream"),
@@ -61,7 +64,9 @@ fn wrong_flag_values() {
 #[test]
 fn malformed_secrets_are_not_shown() {
     stage(|stage| {
-        let ran = stage.isol8(["run", "-e", "1", "--secret", "=hunter2-hunter2"]).go();
+        let ran = stage
+            .isol8(["run", "-e", "1", "--secret", "=hunter2-hunter2"])
+            .go();
         ran.ended(2);
         assert!(!ran.err().contains("hunter2"), "{ran:?}");
         let short = stage.isol8(["run", "-e", "1", "--secret", "K=abc"]).go();
@@ -97,7 +102,10 @@ fn a_file_of_somebody_else_is_named() {
         std::fs::copy(stage.binary("isol8").get_program(), &isol8).expect("a copy for everybody");
         let copy = |command: &mut std::process::Command| {
             let mut other = std::process::Command::new(&isol8);
-            other.env_clear().env("HOME", "/nonexistent").args(command.get_args());
+            other
+                .env_clear()
+                .env("HOME", "/nonexistent")
+                .args(command.get_args());
             if rustix::process::geteuid().is_root() {
                 other.uid(ANYBODY).gid(ANYBODY);
             }
@@ -114,7 +122,10 @@ fn argv_that_is_no_text() {
         let bad = OsStr::from_bytes(b"print('\xff')");
         let ran = stage.isol8(["run", "-e"]).arg(bad).go();
         ran.ended(2).says("utf-8");
-        let ran = stage.isol8(["run", "--secret"]).arg(OsStr::from_bytes(b"K=hunter2\xff")).go();
+        let ran = stage
+            .isol8(["run", "--secret"])
+            .arg(OsStr::from_bytes(b"K=hunter2\xff"))
+            .go();
         ran.ended(2);
         assert!(!ran.err().contains("hunter2"), "{ran:?}");
     });
@@ -150,13 +161,38 @@ fn a_working_directory_cannot_weaken_isolation() {
 fn the_client_starts_fast_and_explains_itself() {
     stage(|stage| {
         let help = stage.isol8(["run", "--help"]).go().ok();
-        for flag in ["--eval", "--runtime", "--stdin", "--net", "--timeout", "--memory", "--cpu",
-            "--pids-limit", "--sandbox-size", "--tmp-size", "--max-output", "--writable", "--image",
-            "--secret", "--env", "--no-stream", "--out", "--json", "--engine", "--debug"] {
+        for flag in [
+            "--eval",
+            "--runtime",
+            "--stdin",
+            "--net",
+            "--timeout",
+            "--memory",
+            "--cpu",
+            "--pids-limit",
+            "--sandbox-size",
+            "--tmp-size",
+            "--max-output",
+            "--writable",
+            "--image",
+            "--secret",
+            "--env",
+            "--no-stream",
+            "--out",
+            "--json",
+            "--engine",
+            "--debug",
+        ] {
             assert!(help.contains(flag), "{flag}");
         }
         let version = stage.isol8(["--version"]).go().ok();
         assert!(version.starts_with("isol8 0."), "{version}");
-        assert!(stage.isol8(["completions", "bash"]).go().ok().contains("isol8"));
+        assert!(
+            stage
+                .isol8(["completions", "bash"])
+                .go()
+                .ok()
+                .contains("isol8")
+        );
     });
 }

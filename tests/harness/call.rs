@@ -204,7 +204,10 @@ impl Running {
     /// Bytes of standard output that have come.
     #[must_use]
     pub fn stdout_so_far(&self) -> Vec<u8> {
-        self.stdout.as_ref().map(Collector::so_far).unwrap_or_default()
+        self.stdout
+            .as_ref()
+            .map(Collector::so_far)
+            .unwrap_or_default()
     }
 
     /// Sends a signal to the command line client itself.

@@ -50,7 +50,10 @@ impl Process {
     pub fn resident_bytes(&self) -> u64 {
         let shown = self.status("VmRSS");
         let number = shown.split_whitespace().next();
-        number.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) << 10
+        number
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0)
+            << 10
     }
 
     /// It has ended and nobody has waited for it.

@@ -26,7 +26,10 @@ impl Leftovers {
         let name = folder.file_name().and_then(|name| name.to_str());
         let name = name.expect("a stage has a folder of its own");
         Self {
-            containers: daemon_id.filter(|_| docker).map(containers).unwrap_or_default(),
+            containers: daemon_id
+                .filter(|_| docker)
+                .map(containers)
+                .unwrap_or_default(),
             cgroups: daemon_id.map(cgroups).unwrap_or_default(),
             folders: folders(&folder.join("run")),
             processes: processes(name),
@@ -92,7 +95,9 @@ fn processes(name: &str) -> Vec<String> {
         let started_there = process.argv.iter().any(|word| word.contains(name));
         !ours && (started_there || process.mounts().contains(name))
     });
-    found.map(|process| format!("{} {:?}", process.pid.as_raw_nonzero(), process.argv)).collect()
+    found
+        .map(|process| format!("{} {:?}", process.pid.as_raw_nonzero(), process.argv))
+        .collect()
 }
 
 fn mounts(name: &str) -> Vec<String> {

@@ -61,7 +61,10 @@ impl Engine {
             ),
         };
         let answer = Command::new(tool).args(args).output();
-        assert!(answer.is_ok_and(|answer| answer.status.success()), "{advice}");
+        assert!(
+            answer.is_ok_and(|answer| answer.status.success()),
+            "{advice}"
+        );
     }
 }
 
@@ -130,7 +133,10 @@ impl Stage {
             PathBuf::from,
         );
         let bin = fs::canonicalize(&bin).unwrap_or_else(|error| {
-            panic!("no binaries in `{}` ({error}): run `make release`", bin.display())
+            panic!(
+                "no binaries in `{}` ({error}): run `make release`",
+                bin.display()
+            )
         });
         let folder = tempfile::Builder::new().prefix("isol8-e2e-").tempdir();
         let folder = folder.expect("/tmp takes a folder");
@@ -165,7 +171,9 @@ impl Stage {
 
     fn path(&self, name: &str) -> String {
         let path = self.folder().join(name);
-        path.to_str().expect("temporary folders are UTF-8").to_owned()
+        path.to_str()
+            .expect("temporary folders are UTF-8")
+            .to_owned()
     }
 
     /// The engine under test.
@@ -202,7 +210,14 @@ impl Stage {
     pub fn binary(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
         command.env_clear();
-        for name in ["PATH", "HOME", "PYENV_ROOT", "NVM_DIR", "LANG", "RUST_BACKTRACE"] {
+        for name in [
+            "PATH",
+            "HOME",
+            "PYENV_ROOT",
+            "NVM_DIR",
+            "LANG",
+            "RUST_BACKTRACE",
+        ] {
             if let Some(value) = env::var_os(name) {
                 command.env(name, value);
             }
@@ -391,7 +406,11 @@ impl Stage {
         for id in self.leftovers().containers {
             drop(Command::new("docker").args(["rm", "-f", &id]).output());
         }
-        let name = self.folder().file_name().unwrap_or_default().to_string_lossy();
+        let name = self
+            .folder()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
         let me = rustix::process::getpid();
         for process in host::processes() {
             if process.pid != me && process.mounts().contains(&*name) {
