@@ -397,18 +397,27 @@ fn what_is_typed_wrong_is_told() {
         hint: choose `--engine auto`, `docker` or `native`
     "#]],
     );
-    refused(&["-e", "1", "--image=-v/:/x"], &expect![[r#"
+    refused(
+        &["-e", "1", "--image=-v/:/x"],
+        &expect![[r#"
         InvalidRequest: `-v/:/x` is not an image name
         hint: write it like `--image python:3.13-slim`
-    "#]]);
-    refused(&["-e", "1", "-i", "--stdin", "x"], &expect![[r#"
+    "#]],
+    );
+    refused(
+        &["-e", "1", "-i", "--stdin", "x"],
+        &expect![[r#"
         InvalidRequest: `--stdin` and `--interactive` are two sources for one stdin
         hint: leave one of them out
-    "#]]);
-    refused(&["-i"], &expect![[r#"
+    "#]],
+    );
+    refused(
+        &["-i"],
+        &expect![[r#"
         InvalidRequest: `--interactive` cannot stream stdin: the program itself is read from it
         hint: give the program as a file or with `-e`
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
