@@ -12,7 +12,7 @@ use std::{
     fs, io,
     os::unix::{net::UnixStream as StdStream, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -31,29 +31,32 @@ const DETACHED: &str = "__detached";
 /// A daemon that tidies up after a crash takes a while; one that hangs is told
 /// apart from it here.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a daemon that ended may have lost to another one that is just
-/// about to listen.
-const RACE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The daemon's exit code when another one has the socket: that one will answer.
+const LOST_RACE: i32 = 3;
 const PROBE_INTERVAL: Duration = Duration::from_millis(2);
 /// Lines of the log that explain a daemon which did not start.
 const LOG_LINES: usize = 5;
 /// What the daemon needs of our environment. Everything else stays out of it:
 /// it may hold secrets, and it would be there as long as the daemon lives.
-const ENVIRONMENT: [&str; 24] = [
+const ENVIRONMENT: [&str; 31] = [
     "BUN_INSTALL",
     "DBUS_SESSION_BUS_ADDRESS",
     "DENO_INSTALL",
     "DOCKER_CONFIG",
     "DOCKER_HOST",
     "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
     "LANG",
     "LOGNAME",
     "NODENV_ROOT",
+    "NO_PROXY",
     "NPM_CONFIG_PREFIX",
     "NVM_BIN",
     "NVM_DIR",
     "PATH",
     "PYENV_ROOT",
+    "PYENV_VERSION",
     "RUST_BACKTRACE",
     "RUST_LOG",
     "SSL_CERT_FILE",
@@ -64,6 +67,9 @@ const ENVIRONMENT: [&str; 24] = [
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
 ];
 /// The daemon's own variables; the key of a remote gateway is not its business.
 const OWN: [&str; 6] = [
@@ -141,28 +147,26 @@ pub(crate) async fn start(
     let mut scoped = scope.is_some();
     let mut child = starter.spawn(scope, console)?;
     let started = Instant::now();
-    let mut ended: Option<(Instant, ExitStatus)> = None;
     loop {
+        // Before the connection is tried: a daemon that ended was not the one
+        // that answers afterwards.
+        let ended = child
+            .try_wait()
+            .map_err(|error| starter.failed().because(&error))?;
         if let Some(stream) = connect::try_socket(socket)? {
             console.debug(format_args!("connected to {}", socket.path.display()));
             return Ok(stream);
         }
-        if ended.is_none() {
-            let status = child.try_wait();
-            let status = status.map_err(|error| starter.failed().because(&error))?;
-            ended = status.map(|status| (Instant::now(), status));
-        }
         match ended {
             // systemd may have refused the scope; it is no reason to have no daemon.
-            Some((_, status)) if scoped && !status.success() => {
+            Some(status) if scoped && status.code() != Some(LOST_RACE) => {
                 console.debug(format_args!(
                     "no scope from systemd ({status}), going without"
                 ));
                 scoped = false;
-                ended = None;
                 child = starter.spawn(None, console)?;
             }
-            Some((at, status)) if at.elapsed() > RACE_TIMEOUT => {
+            Some(status) if status.code() != Some(LOST_RACE) => {
                 return Err(starter.explain(&format!("`isol8d` ended: {status}")));
             }
             _ => {}

@@ -28,10 +28,8 @@ const FAIL: Style = AnsiColor::Red.on_default().bold();
 #[serde(rename_all = "lowercase")]
 enum Mark {
     Ok,
-    #[serde(alias = "warning")]
-    Warn,
-    #[serde(alias = "failed")]
-    Fail,
+    Warning,
+    Failed,
 }
 
 /// One check, as `--json` prints it and `isol8d doctor --json` tells it.
@@ -65,7 +63,7 @@ impl Check {
     }
 
     fn failed(name: &str, failure: &Failure) -> Self {
-        Self::new(name, Mark::Fail, failure.to_string())
+        Self::new(name, Mark::Failed, failure.to_string())
             .fix(failure.hint.clone().unwrap_or_default())
     }
 }
@@ -74,9 +72,9 @@ impl From<WireCheck> for Check {
     fn from(check: WireCheck) -> Self {
         let status = match check.status() {
             CheckStatus::Ok => Mark::Ok,
-            CheckStatus::Warning => Mark::Warn,
+            CheckStatus::Warning => Mark::Warning,
             // What we do not know is nothing to rely on.
-            CheckStatus::Failed | CheckStatus::Unspecified => Mark::Fail,
+            CheckStatus::Failed | CheckStatus::Unspecified => Mark::Failed,
         };
         Self {
             name: check.name,
@@ -112,7 +110,7 @@ pub(super) async fn doctor(json: bool, paths: &Paths, console: &Console) -> Resu
         true => answer_json(&serde_json::json!({ "checks": checks }))?,
         false => answer(&render(&checks))?,
     };
-    let failed = checks.iter().any(|check| check.status == Mark::Fail);
+    let failed = checks.iter().any(|check| check.status == Mark::Failed);
     Ok(if failed { Exit::Unwell } else { printed })
 }
 
@@ -146,7 +144,7 @@ async fn ask(link: &Link) -> Result<Vec<Check>, Failure> {
     );
     let daemon = match status::version_warning(&status.version) {
         None => Check::new("daemon", Mark::Ok, found),
-        Some(warning) => Check::new("daemon", Mark::Warn, warning).fix("isol8 daemon stop"),
+        Some(warning) => Check::new("daemon", Mark::Warning, warning).fix("isol8 daemon stop"),
     };
     let mut client = AdminServiceClient::new(link.channel.clone());
     let answer = timeout(ANSWER_TIMEOUT, client.doctor(DoctorRequest {})).await;
@@ -172,7 +170,7 @@ fn on_its_own(paths: &Paths, console: &Console) -> Vec<Check> {
         .output();
     let wrong = |why: String| {
         vec![
-            Check::new("isol8d doctor", Mark::Fail, why)
+            Check::new("isol8d doctor", Mark::Failed, why)
                 .fix(format!("{} doctor", daemon.display())),
         ]
     };
@@ -197,8 +195,8 @@ fn render(checks: &[Check]) -> Vec<u8> {
     for check in checks {
         let (style, mark) = match check.status {
             Mark::Ok => (OK, "ok  "),
-            Mark::Warn => (WARN, "warn"),
-            Mark::Fail => (FAIL, "FAIL"),
+            Mark::Warning => (WARN, "warn"),
+            Mark::Failed => (FAIL, "FAIL"),
         };
         let found = printable(&check.found);
         text += &format!("{style}{mark}{style:#}  {:width$}  {found}\n", check.name);
@@ -225,7 +223,7 @@ mod tests {
             {"name":"init","status":"failed","found":"missing","fix":"install it"}]}"#;
         let report: Report = serde_json::from_str(text).expect("it is valid");
         let marks: Vec<_> = report.checks.iter().map(|check| check.status).collect();
-        assert_eq!(marks, [Mark::Ok, Mark::Warn, Mark::Fail]);
+        assert_eq!(marks, [Mark::Ok, Mark::Warning, Mark::Failed]);
     }
 
     #[test]
@@ -235,6 +233,6 @@ mod tests {
             status: 77,
             ..WireCheck::default()
         };
-        assert_eq!(Check::from(check).status, Mark::Fail);
+        assert_eq!(Check::from(check).status, Mark::Failed);
     }
 }

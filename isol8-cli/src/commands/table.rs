@@ -16,8 +16,15 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)));
     }
-    let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
-    lines.collect()
+    // Every cell has a blank on both sides; the outer ones say nothing.
+    let line = |line: String| {
+        line.strip_prefix(' ')
+            .unwrap_or(&line)
+            .trim_end()
+            .to_owned()
+            + "\n"
+    };
+    table.lines().map(line).collect()
 }
 
 /// Prints texts, one after the other, with an empty line between them.

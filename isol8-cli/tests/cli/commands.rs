@@ -33,7 +33,8 @@ fn status_is_a_table_or_json() {
 
          engine  health   chosen  sandboxes  detail
          native  healthy  auto    2          bubblewrap 0.8.0
-    "#]].assert_eq(table.text());
+    "#]]
+    .assert_eq(table.text());
     let json = isol8(&fake, &["status", "--json"]);
     let value: serde_json::Value = serde_json::from_str(json.text()).expect("JSON");
     assert_eq!(value["pid"], 4711);
@@ -74,7 +75,7 @@ fn doctor_says_what_to_mend_and_fails() {
     assert!(
         checks
             .iter()
-            .any(|check| check["name"] == "bwrap" && check["status"] == "fail")
+            .any(|check| check["name"] == "bwrap" && check["status"] == "failed")
     );
 }
 

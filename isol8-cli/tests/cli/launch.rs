@@ -77,16 +77,17 @@ fn what_we_inherited_is_not_the_daemons() {
 fn a_daemon_that_dies_is_explained_by_its_log() {
     let fake = Fake::silent();
     let home = fake.folder.path();
-    let isol8 = installed(home, "echo starting; echo 'no bubblewrap here' >&2; exit 3");
+    let isol8 = installed(home, "echo starting; echo 'no bubblewrap here' >&2; exit 4");
     let done = finish(spawn(program(isol8, home, &["run", "-e", "1"])));
     expect![[r#"
         125
         error: cannot start the isol8 daemon
-        cause: `isol8d` ended: exit status: 3
+        cause: `isol8d` ended: exit status: 4
         cause: starting
         cause: no bubblewrap here
         hint: `isol8 doctor` checks this host; `isol8 daemon logs` shows the whole log
-    "#]].assert_eq(&done.told());
+    "#]]
+    .assert_eq(&done.told());
     let log = fs::read_to_string(home.join("state/isol8d.log")).expect("it is there");
     assert_eq!(log, "starting\nno bubblewrap here\n");
 }
@@ -95,7 +96,7 @@ fn a_daemon_that_dies_is_explained_by_its_log() {
 fn a_daemon_that_lost_the_race_is_no_failure() {
     let fake = Fake::silent();
     let home = fake.folder.path();
-    let script = format!("touch {}/lost; exit 0", home.display());
+    let script = format!("touch {}/lost; exit 3", home.display());
     let isol8 = installed(home, &script);
     let child = spawn(program(isol8, home, &["run", "-e", "1"]));
     wait_for("the loser", || home.join("lost").exists());

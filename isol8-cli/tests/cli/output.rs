@@ -95,7 +95,8 @@ fn a_full_disk_behind_stdout_is_told() {
         125
         error: cannot write to stdout
         cause: No space left on device (os error 28)
-    "#]].assert_eq(&finish(spawn(command)).told());
+    "#]]
+    .assert_eq(&finish(spawn(command)).told());
     fake.await_note("cancelled");
 }
 
@@ -150,7 +151,8 @@ fn a_copy_that_fails_is_told_at_the_end() {
         error: the copy of stdout is not complete
         cause: `/dev/full`: No space left on device (os error 28)
         hint: the program ran to its end; give `--out` a place with room
-    "#]].assert_eq(&done.told());
+    "#]]
+    .assert_eq(&done.told());
     assert_eq!(fake.seen(), ["all sent"]);
 }
 
@@ -163,7 +165,8 @@ fn a_copy_that_cannot_begin_starts_no_run() {
         error: cannot write the copy of stdout to `/nowhere/copy`
         cause: No such file or directory (os error 2)
         hint: give `--out` a file in a folder that you may write to
-    "#]].assert_eq(&done.told());
+    "#]]
+    .assert_eq(&done.told());
     assert_eq!(fake.seen(), Vec::<String>::new());
 }
 

@@ -74,7 +74,8 @@ fn every_verdict_is_told() {
         137
         error: the run took longer than 250 ms and was killed
         hint: allow more with `--timeout <ms>`
-    "#]].assert_eq(&told(
+    "#]]
+    .assert_eq(&told(
         Verdict::TimedOut,
         &["run", "-e", "1", "--timeout", "250"],
     ));
@@ -82,23 +83,27 @@ fn every_verdict_is_told() {
         137
         error: the run used up its memory and was killed
         hint: allow more with `--memory <size>`; files in /sandbox and /tmp count
-    "#]].assert_eq(&told(Verdict::OomKilled, &run));
+    "#]]
+    .assert_eq(&told(Verdict::OomKilled, &run));
     expect![[r#"
         125
         error: the run was cancelled
         hint: `isol8 daemon logs` may say more
-    "#]].assert_eq(&told(Verdict::Cancelled, &run));
+    "#]]
+    .assert_eq(&told(Verdict::Cancelled, &run));
     expect![[r#"
         125
         error: the sandbox vanished under the run
         hint: run it again; `isol8 doctor` checks this host
-    "#]].assert_eq(&told(Verdict::SandboxLost, &run));
+    "#]]
+    .assert_eq(&told(Verdict::SandboxLost, &run));
     expect![[r#"
         125
         error: the daemon told an end without sense
         cause: verdict 0, code None, signal None
         hint: `isol8 status` shows the daemon's version
-    "#]].assert_eq(&told(Verdict::Unspecified, &run));
+    "#]]
+    .assert_eq(&told(Verdict::Unspecified, &run));
 }
 
 #[test]
@@ -145,7 +150,8 @@ fn the_daemons_failures_are_told_whole() {
         cause: no such image
         cause: 404
         hint: build it with `isol8 setup`
-    "#]].assert_eq(&told(&fail("image_missing", 0)));
+    "#]]
+    .assert_eq(&told(&fail("image_missing", 0)));
     expect![[r#"
         125
         error: the image `isol8:python` is missing
@@ -153,21 +159,24 @@ fn the_daemons_failures_are_told_whole() {
         cause: 404
         hint: try again in 250 ms
         hint: build it with `isol8 setup`
-    "#]].assert_eq(&told(&fail("at_capacity", 250)));
+    "#]]
+    .assert_eq(&told(&fail("at_capacity", 250)));
     expect![[r#"
         2
         error: the image `isol8:python` is missing
         cause: no such image
         cause: 404
         hint: build it with `isol8 setup`
-    "#]].assert_eq(&told(&fail("invalid_request", 0)));
+    "#]]
+    .assert_eq(&told(&fail("invalid_request", 0)));
     expect![[r#"
         125
         error: the image `isol8:python` is missing
         cause: no such image
         cause: 404
         hint: build it with `isol8 setup`
-    "#]].assert_eq(&told(&fail("of_a_newer_daemon", 0)));
+    "#]]
+    .assert_eq(&told(&fail("of_a_newer_daemon", 0)));
 }
 
 #[test]
@@ -194,7 +203,8 @@ fn a_run_without_an_end_is_a_failure() {
         125
         error: the daemon ended the run without saying how
         hint: `isol8 daemon logs` may say more
-    "#]].assert_eq(&isol8(&fake, &["run", "-e", "1"]).told());
+    "#]]
+    .assert_eq(&isol8(&fake, &["run", "-e", "1"]).told());
 }
 
 #[test]

@@ -28,40 +28,58 @@ fn check(args: &[&str], expected: &Expect) {
 
 #[test]
 fn values_are_checked_before_anything_is_done() {
-    check(&["run", "-e", "1", "--timeout", "0"], &expect![[r#"
+    check(
+        &["run", "-e", "1", "--timeout", "0"],
+        &expect![[r#"
         2
         error: wrong value for `--timeout`
         cause: `0` is not a number of milliseconds between 1 and 4294967295
         hint: write it like `--timeout 10000`
-    "#]]);
-    check(&["run", "-e", "1", "--runtime", "ruby"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "-e", "1", "--runtime", "ruby"],
+        &expect![[r#"
         2
         error: `ruby` is not a runtime; choose python, node, bun, deno or bash
         hint: write it like `--runtime node`
-    "#]]);
-    check(&["run", "-e", "1", "x.py"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "-e", "1", "x.py"],
+        &expect![[r#"
         2
         error: two programs at once
         cause: both `--eval` and the file `x.py` were given
         hint: leave one of them out; data for the program can come through `--stdin`
-    "#]]);
-    check(&["run", "data.csv"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "data.csv"],
+        &expect![[r#"
         2
         error: cannot tell which runtime `data.csv` is for
         cause: no runtime claims the extension `.csv`
         hint: say it with `--runtime python|node|bun|deno|bash`
-    "#]]);
-    check(&["run", "missing.py"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "missing.py"],
+        &expect![[r#"
         2
         error: cannot read `missing.py`
         cause: No such file or directory (os error 2)
         hint: check the path; inline code goes with `-e`
-    "#]]);
-    check(&["run", "-e", "1", "--net", "x"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "-e", "1", "--net", "x"],
+        &expect![[r#"
         2
         error: `x` is not a network mode
         hint: choose `--net none`, `host` or `filtered`
-    "#]]);
+    "#]],
+    );
     check(
         &["run", "-e", "1", "--install", "a", "--allow", "a("],
         &expect![[r#"
@@ -78,7 +96,9 @@ fn values_are_checked_before_anything_is_done() {
 
 #[test]
 fn what_clap_refuses_is_a_usage_error_too() {
-    check(&["run", "--nosuch"], &expect![[r#"
+    check(
+        &["run", "--nosuch"],
+        &expect![[r#"
         2
         error: unexpected argument '--nosuch' found
 
@@ -87,21 +107,28 @@ fn what_clap_refuses_is_a_usage_error_too() {
         Usage: isol8 run [OPTIONS] [FILE]
 
         For more information, try '--help'.
-    "#]]);
-    check(&["run", "-e"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "-e"],
+        &expect![[r#"
         2
         error: a value is required for '--eval <CODE>' but none was supplied
 
         For more information, try '--help'.
-    "#]]);
-    check(&["run", "a.py", "b.py"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "a.py", "b.py"],
+        &expect![[r#"
         2
         error: unexpected argument 'b.py' found
 
         Usage: isol8 run [OPTIONS] [FILE]
 
         For more information, try '--help'.
-    "#]]);
+    "#]],
+    );
     check(
         &["run", "-e", "1", "--timeout", "1", "--timeout", "2"],
         &expect![[r#"
@@ -113,15 +140,20 @@ fn what_clap_refuses_is_a_usage_error_too() {
             For more information, try '--help'.
         "#]],
     );
-    check(&["nosuch"], &expect![[r#"
+    check(
+        &["nosuch"],
+        &expect![[r#"
         2
         error: unrecognized subcommand 'nosuch'
 
         Usage: isol8 [OPTIONS] <COMMAND>
 
         For more information, try '--help'.
-    "#]]);
-    check(&["completions", "tcsh"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["completions", "tcsh"],
+        &expect![[r#"
         2
         error: invalid value 'tcsh' for '<SHELL>'
           [possible values: bash, elvish, fish, powershell, zsh]
@@ -129,26 +161,36 @@ fn what_clap_refuses_is_a_usage_error_too() {
           tip: a similar value exists: 'zsh'
 
         For more information, try '--help'.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn what_is_not_there_yet_fails_plainly() {
-    check(&["run", "-e", "1", "--net", "filtered"], &expect![[r#"
+    check(
+        &["run", "-e", "1", "--net", "filtered"],
+        &expect![[r#"
         125
         error: `--net filtered` is not there yet
         hint: leave it out; a later version brings it
-    "#]]);
-    check(&["run", "-e", "1", "--session", "s"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["run", "-e", "1", "--session", "s"],
+        &expect![[r#"
         125
         error: `--session` is not there yet
         hint: leave it out; a later version brings it
-    "#]]);
-    check(&["setup", "--python", "numpy"], &expect![[r#"
+    "#]],
+    );
+    check(
+        &["setup", "--python", "numpy"],
+        &expect![[r#"
         125
         error: `setup --python` is not there yet
         hint: leave it out; a later version brings it
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -160,15 +202,16 @@ fn files_that_cannot_be_programs_are_named() {
         2
         error: `folder.py` is a directory
         hint: name the program's file
-    "#]].assert_eq(&done.told());
-    fs::write(fake.path("secret.py"), "1").expect("room");
+    "#]]
+    .assert_eq(&done.told());
     // Root reads everything, so that only a file of the kernel is unreadable.
     let done = isol8(&fake, &["run", "-r", "bash", "/proc/self/mem"]);
     expect![[r#"
         2
         error: cannot read `/proc/self/mem`
         cause: Input/output error (os error 5)
-    "#]].assert_eq(&done.told());
+    "#]]
+    .assert_eq(&done.told());
     assert_eq!(fake.seen(), Vec::<String>::new());
 }
 
@@ -183,7 +226,8 @@ fn invalid_utf8_in_argv_is_told_without_the_value() {
         error: argument 3 is not valid UTF-8
         cause: it follows `--secret`
         hint: put the program in a file: `isol8 run program.py`; data can come through stdin
-    "#]].assert_eq(&done.told());
+    "#]]
+    .assert_eq(&done.told());
 }
 
 #[test]
