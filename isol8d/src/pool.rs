@@ -1,28 +1,65 @@
 //! Warm sandboxes, each for one run.
+//!
+//! ```text
+//!  PoolHandle ──requests (bounded)──▶ Owner { core::pool::Pool } ──▶ makes, destroys
+//!  Lease, Hold ──notes (sent by Drop)──▶ │                             (tasks of its own)
+//!                                        └── watches the link of every warm sandbox
+//! ```
+//!
+//! What is made, kept and destroyed is decided by [`isol8_core::pool`]; the
+//! states of a sandbox are drawn there. The owner task performs it and is the
+//! only one that holds sandboxes, from the order until a [`Lease`] has one. A
+//! lease ends by [`Lease::release`], or by its drop, which only sends a note.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+pub use isol8_core::pool::{KeyStatus, PoolStatus};
 use isol8_core::{
     config::{Config, PoolStrategy},
     failure::{Failure, FailureKind},
     ids::SandboxId,
-    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+    pool::{Policy, Ticket},
+    sandbox::{EngineKind, Limits, SandboxKey},
 };
 use isol8_engine::{Engine, Sandbox};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 pub mod gate;
 
 mod make;
+mod owner;
+
+#[cfg(test)]
+mod tests;
+
+use owner::{Note, Owner, Request};
 
 /// Every engine of this daemon.
 pub type Engines = BTreeMap<EngineKind, Arc<dyn Engine>>;
+
+/// Requests that wait for the owner. Senders wait: each is a run that has a
+/// slot, so there are hardly ever two.
+const INBOX: usize = 64;
 
 /// The pool, for those who take from it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PoolHandle {
     engines: Engines,
-    tasks: TaskTracker,
+    requests: mpsc::Sender<Request>,
+    notes: mpsc::UnboundedSender<Note>,
+    status: watch::Receiver<PoolStatus>,
+    tickets: Arc<AtomicU64>,
 }
 
 /// A sandbox for one run: nobody's code ran in it, and its init is past `Ready`.
@@ -52,7 +89,7 @@ impl Lease {
 pub struct Hold {
     id: SandboxId,
     engine: Arc<dyn Engine>,
-    tasks: TaskTracker,
+    notes: mpsc::UnboundedSender<Note>,
     released: bool,
 }
 
@@ -75,55 +112,46 @@ impl Hold {
     /// # Cancellation
     /// The sandbox is destroyed all the same.
     pub async fn release(mut self) {
+        let (done, wait) = oneshot::channel();
+        self.send_release(Some(done));
+        // The owner is gone only when nothing of it is left to destroy.
+        let _gone = wait.await;
+    }
+
+    fn send_release(&mut self, done: Option<oneshot::Sender<()>>) {
         self.released = true;
-        if let Err(error) = self.engine.destroy(&self.id).await {
-            tracing::warn!(error = %error, "destroy failed");
-        }
+        let id = self.id.clone();
+        let _owner_gone = self.notes.send(Note::Release { id, done });
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         if !self.released {
-            let (engine, id) = (self.engine.clone(), self.id.clone());
-            self.tasks.spawn(async move {
-                if let Err(error) = engine.destroy(&id).await {
-                    tracing::warn!(error = %error, "destroy failed");
-                }
-            });
+            self.send_release(None);
         }
     }
 }
 
-/// What the pool has now.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PoolStatus {
-    /// One for each key that was used lately.
-    pub keys: Vec<KeyStatus>,
-    /// Sandboxes that exist, in whatever state, by engine.
-    pub live: BTreeMap<EngineKind, u32>,
+/// Tells the owner when somebody who waits goes away.
+struct Waiting<'a> {
+    ticket: Ticket,
+    notes: &'a mpsc::UnboundedSender<Note>,
+    answered: bool,
 }
 
-/// What the pool has of one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyStatus {
-    /// The key.
-    pub key: SandboxKey,
-    /// Ready.
-    pub warm: u32,
-    /// How many the pool wants ready.
-    pub target: u32,
-    /// Being made.
-    pub making: u32,
-    /// Leases that found a warm one.
-    pub hits: u64,
-    /// Leases that did not.
-    pub misses: u64,
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let ticket = self.ticket;
+            let _owner_gone = self.notes.send(Note::Cancel { ticket });
+        }
+    }
 }
 
 impl PoolHandle {
-    /// Starts the pool. `tasks` tracks everything that it spawns; `cores` bounds
-    /// how much it makes at a time.
+    /// Starts the pool. `tasks` tracks its owner task; `cores` bounds how much
+    /// it makes at a time.
     ///
     /// # Errors
     /// `NotYet` for `poolStrategy: "fast"`.
@@ -133,15 +161,31 @@ impl PoolHandle {
         cores: usize,
         tasks: &TaskTracker,
     ) -> Result<Self, Failure> {
-        let _ = cores;
         if config.pool.strategy == PoolStrategy::Fast {
             let message = "`poolStrategy: \"fast\"` is not there yet";
             return Err(Failure::new(FailureKind::NotYet, message)
-                .hint("set `poolStrategy` to \"secure\" or leave it out"));
+                .hint("set `poolStrategy` to \"secure\" in the configuration or leave it out"));
         }
+        let limits = &config.defaults.limits;
+        let limits = Limits {
+            memory: limits.memory,
+            cpu: limits.cpu,
+            pids: limits.pids,
+        };
+        let policy = Policy::new(&config.pool, limits, cores);
+        let (requests, inbox) = mpsc::channel(INBOX);
+        // Unbounded, because a drop cannot wait; every lease and every waiting
+        // caller sends at most one note, every run two.
+        let (notes, noted) = mpsc::unbounded_channel();
+        let (publish, status) = watch::channel(PoolStatus::default());
+        let owner = Owner::new(policy, engines.clone(), notes.clone(), publish);
+        tasks.spawn(owner.run(inbox, noted));
         Ok(Self {
             engines,
-            tasks: tasks.clone(),
+            requests,
+            notes,
+            status,
+            tickets: Arc::default(),
         })
     }
 
@@ -154,53 +198,125 @@ impl PoolHandle {
     /// # Cancellation
     /// Nothing is lost: what was being made for it becomes warm.
     pub async fn lease(&self, key: SandboxKey, limits: Limits) -> Result<Lease, Failure> {
-        let engine = self.engines.get(&key.engine).cloned();
-        let engine = engine.ok_or_else(|| {
-            let message = format!("this daemon has no {} engine", key.engine);
-            Failure::new(FailureKind::Unsupported, message)
-        })?;
-        let id = SandboxId::random();
-        let hold = Hold {
-            id: id.clone(),
-            engine: engine.clone(),
-            tasks: self.tasks.clone(),
-            released: false,
-        };
-        let spec = SandboxSpec { id, key, limits };
-        let made = make::make(&*engine, &spec).await?;
-        Ok(Lease {
-            sandbox: made.sandbox,
-            warm: false,
-            parked: made.parked,
-            hold,
+        let mut warm_failed = false;
+        loop {
+            let (lease, has) = self.take(key.clone(), limits).await?;
+            if has == limits {
+                return Ok(lease);
+            }
+            let set = lease.hold.engine.set_limits(lease.hold.id(), &limits).await;
+            match set {
+                Ok(()) => return Ok(lease),
+                // A warm one may have died in this moment. Once.
+                Err(failure) if lease.warm && !warm_failed => {
+                    tracing::debug!(error = %failure, "a warm sandbox took no limits");
+                    warm_failed = true;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// A sandbox, and the limits that it has.
+    async fn take(&self, key: SandboxKey, limits: Limits) -> Result<(Lease, Limits), Failure> {
+        self.check_engine(key.engine)?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(answer, |ticket| Request::Lease {
+            ticket,
+            key,
+            limits,
+            reply,
         })
+        .await
     }
 
     /// Makes `count` warm sandboxes (0: as many as the pool wants by itself) and
-    /// waits until they are there. Gives how many there are.
+    /// waits until they are there. Gives how many there are; that is less than
+    /// `count` where the pool's bound on all is less.
     ///
     /// # Errors
-    /// Why one could not be made.
-    pub async fn warm(&self, _key: SandboxKey, _count: u32) -> Result<u32, Failure> {
-        Err(Failure::new(FailureKind::NotYet, "no warm sandboxes yet"))
+    /// Why one could not be made; `ShuttingDown`.
+    ///
+    /// # Cancellation
+    /// The pool goes on making them.
+    pub async fn warm(&self, key: SandboxKey, count: u32) -> Result<u32, Failure> {
+        self.check_engine(key.engine)?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(answer, |ticket| Request::Warm {
+            ticket,
+            key,
+            count,
+            reply,
+        })
+        .await
+    }
+
+    /// Keeps this kind warm from now on, also when nobody uses it. Does not wait.
+    pub fn prewarm(&self, key: SandboxKey) {
+        let _owner_gone = self.notes.send(Note::Prewarm { key });
     }
 
     /// What the pool has now.
     #[must_use]
     pub fn status(&self) -> PoolStatus {
-        PoolStatus::default()
+        self.status.borrow().clone()
     }
 
     /// A run enters the part in which it should have the machine: until
     /// [`PoolHandle::run_ended`], refills wait a little.
-    pub fn run_started(&self) {}
-
-    /// The run's client has its last event.
-    pub fn run_ended(&self) {}
-
-    /// Refuses new leases, destroys everything, and gives how many sandboxes
-    /// could not be destroyed within `grace`.
-    pub async fn shutdown(&self, _grace: Duration) -> usize {
-        0
+    pub fn run_started(&self) {
+        let _owner_gone = self.notes.send(Note::RunStarted);
     }
+
+    /// The run's client has its last event. Once for each
+    /// [`PoolHandle::run_started`].
+    pub fn run_ended(&self) {
+        let _owner_gone = self.notes.send(Note::RunEnded);
+    }
+
+    /// Refuses new leases, destroys everything, and gives how many sandboxes are
+    /// still there after `grace`: those that are leased, and those whose engine
+    /// does not answer. The pool goes on trying while its task lives.
+    pub async fn shutdown(&self, grace: Duration) -> usize {
+        let (done, stopped) = oneshot::channel();
+        let stop = async {
+            if self.requests.send(Request::Shutdown { done }).await.is_ok() {
+                let _owner_gone = stopped.await;
+            }
+        };
+        // Either way the figures below are what is true.
+        let _in_time = timeout(grace, stop).await;
+        let live = self.status().live.into_values().sum::<u32>();
+        usize::try_from(live).unwrap_or(usize::MAX)
+    }
+
+    fn check_engine(&self, kind: EngineKind) -> Result<(), Failure> {
+        if self.engines.contains_key(&kind) {
+            return Ok(());
+        }
+        let message = format!("this daemon has no {kind} engine");
+        Err(Failure::new(FailureKind::Unsupported, message))
+    }
+
+    async fn ask<T>(
+        &self,
+        answer: oneshot::Receiver<Result<T, Failure>>,
+        request: impl FnOnce(Ticket) -> Request,
+    ) -> Result<T, Failure> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let mut waiting = Waiting {
+            ticket,
+            notes: &self.notes,
+            answered: false,
+        };
+        let sent = self.requests.send(request(ticket)).await;
+        sent.map_err(|_| shutting_down())?;
+        let answer = answer.await;
+        waiting.answered = true;
+        answer.unwrap_or_else(|_| Err(shutting_down()))
+    }
+}
+
+fn shutting_down() -> Failure {
+    Failure::new(FailureKind::ShuttingDown, "the daemon is going down")
 }

@@ -85,6 +85,10 @@ impl Policy {
 /// the same: a program may well run for hours.
 pub const PATIENCE: Duration = Duration::from_millis(200);
 
+/// The same while somebody waits for a cold one, which would be slowed down.
+/// Longer than most makes; where it is not, a second attempt is worth having.
+pub const COLD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What the client of a run still does after its last event.
 pub const SETTLE: Duration = Duration::from_millis(3);
 

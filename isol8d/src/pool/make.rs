@@ -5,6 +5,7 @@ use std::time::Duration;
 use isol8_core::{
     env,
     failure::{Failure, FailureKind},
+    park,
     runtime::Runtime,
     sandbox::SandboxSpec,
 };
@@ -98,25 +99,23 @@ fn unexpected(message: &from_init::Message) -> Failure {
 /// The command line and environment of the parked interpreter; `None` where
 /// nothing can be parked.
 fn parked_command(runtime: Runtime, interpreter: &Interpreter) -> Option<Command> {
-    if !interpreter.parkable || runtime != Runtime::Python {
+    if !interpreter.parkable {
         return None;
     }
+    let plan = park::plan(runtime, &interpreter.program)?;
     let mut variables = env::base(runtime, &interpreter.path);
-    variables.insert("PYTHONPATH".to_owned(), env::PYTHON_HOOKS.to_owned());
-    let program = format!("{}/main.{}", env::HOME, runtime.extension());
-    let argv = runtime.command_line(&interpreter.program, &program);
+    variables.extend(plan.extra_env);
+    let variable = |(name, value): (String, String)| EnvVar {
+        name: name.into_bytes().into(),
+        value: value.into_bytes().into(),
+    };
     Some(Command {
-        argv: argv
+        argv: plan
+            .argv
             .into_iter()
             .map(|part| part.into_bytes().into())
             .collect(),
-        env: variables
-            .into_iter()
-            .map(|(name, value)| EnvVar {
-                name: name.into_bytes().into(),
-                value: value.into_bytes().into(),
-            })
-            .collect(),
+        env: variables.into_iter().map(variable).collect(),
         cwd: env::HOME.as_bytes().to_vec().into(),
     })
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Action, Event, KeyStatus, PATIENCE, Policy, PoolStatus, SETTLE, STOP_PATIENCE, Ticket,
+    Action, COLD_PATIENCE, Event, KeyStatus, PATIENCE, Policy, PoolStatus, SETTLE, STOP_PATIENCE,
+    Ticket,
     key::{Key, Warmer, backoff},
 };
 use crate::{
@@ -128,6 +129,12 @@ impl Pool {
         self.slots.len()
     }
 
+    /// Whether this one exists or may exist.
+    #[must_use]
+    pub fn knows(&self, id: &SandboxId) -> bool {
+        self.slots.contains_key(id)
+    }
+
     /// It was shut down and nothing is left.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
@@ -182,7 +189,6 @@ impl Pool {
         if self.stop_at.is_some() {
             return self.refuse(ticket);
         }
-        self.stirred = now;
         let slots = &self.slots;
         let fits = |id: &SandboxId| slots.get(id).is_some_and(|slot| slot.limits == limits);
         let place = self.keys.get(&key).and_then(|key| {
@@ -194,7 +200,7 @@ impl Pool {
         if let Some(id) = place.and_then(|place| entry.warm.remove(place)) {
             entry.hits += 1;
             entry.handed();
-            return self.hand(ticket, id, true);
+            return self.hand(now, ticket, id, true);
         }
         entry.misses += 1;
         entry.waiters.push_back(ticket);
@@ -246,7 +252,7 @@ impl Pool {
         entry.made(now.saturating_sub(since));
         if let Some(ticket) = entry.waiters.pop_front() {
             entry.handed();
-            return self.hand(ticket, id, false);
+            return self.hand(now, ticket, id, false);
         }
         let target = entry.target(now, &self.policy);
         let most = self.policy.most_warm as usize;
@@ -351,7 +357,7 @@ impl Pool {
         });
     }
 
-    fn hand(&mut self, ticket: Ticket, id: SandboxId, warm: bool) {
+    fn hand(&mut self, now: Duration, ticket: Ticket, id: SandboxId, warm: bool) {
         let slot = self.slots.get_mut(&id).expect("it is in stock");
         slot.life = Life::Leased;
         self.actions.push(Action::Hand {
@@ -360,6 +366,7 @@ impl Pool {
             limits: slot.limits,
             warm,
         });
+        self.stirred = now;
     }
 
     fn doom(&mut self, now: Duration, id: &SandboxId) {
@@ -478,23 +485,36 @@ impl Pool {
 
     /// No run is in front, or they have had their time.
     fn is_quiet(&self, now: Duration) -> bool {
-        let settled = self.active == 0 && now >= self.stirred + SETTLE;
-        let waited = self
-            .wanting_since
-            .is_some_and(|since| now >= since + PATIENCE);
-        settled || waited
+        let settled = self.settled_at().is_some_and(|at| now >= at);
+        settled || self.patience_ends().is_some_and(|at| now >= at)
+    }
+
+    /// When the client of the last run is done, if no run is under way.
+    fn settled_at(&self) -> Option<Duration> {
+        let idle = self.active == 0 && !self.somebody_waits();
+        idle.then(|| self.stirred + SETTLE)
+    }
+
+    fn patience_ends(&self) -> Option<Duration> {
+        let patience = if self.somebody_waits() {
+            COLD_PATIENCE
+        } else {
+            PATIENCE
+        };
+        self.wanting_since.map(|since| since + patience)
+    }
+
+    fn somebody_waits(&self) -> bool {
+        self.keys.values().any(|key| !key.waiters.is_empty())
     }
 
     fn wake_for_quiet(&mut self, now: Duration) {
-        let Some(since) = self.wanting_since else {
-            return;
-        };
-        if self.is_quiet(now) {
-            return; // it waits for a make to end, not for the clock
-        }
-        self.wake(since + PATIENCE);
-        if self.active == 0 {
-            self.wake(self.stirred + SETTLE);
+        // Else it waits for a make to end, not for the clock.
+        if self.wanting_since.is_some() && !self.is_quiet(now) {
+            let times = self.patience_ends().into_iter().chain(self.settled_at());
+            for at in times.collect::<Vec<_>>() {
+                self.wake(at);
+            }
         }
     }
 

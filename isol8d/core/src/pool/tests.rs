@@ -270,6 +270,18 @@ fn a_refill_waits_for_the_run_in_front_but_not_for_ever() {
 }
 
 #[test]
+fn a_refill_waits_longer_for_a_cold_one() {
+    let mut world = World::new(policy(1));
+    world.lease(&key(Runtime::Bash), limits(512));
+    world.pass(COLD_PATIENCE - ms(1));
+    assert_eq!(world.count(Stage::Making), 1);
+    world.pass(ms(1));
+    assert_eq!(world.count(Stage::Making), 2, "the first may hang");
+    world.make_ends(0, true);
+    assert_eq!(world.handed.len(), 1, "whichever is ready first");
+}
+
+#[test]
 fn a_refill_starts_soon_after_the_run_in_front() {
     let mut world = World::new(policy(1));
     world.step(Event::RunStarted);
