@@ -43,7 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Built, Engine, Found, Health, ImageInfo, Interpreter, Place, Probe, Progress, Sandbox,
     meet::{self, LinkFolder, Meeting},
-    presence,
+    presence::{self, Presence},
     uids::{SlotUid, UidRange},
 };
 
@@ -70,6 +70,8 @@ struct Shared {
     ground: Ground,
     live: Mutex<HashMap<SandboxId, Arc<Live>>>,
     tracker: TaskTracker,
+    /// Keeps other daemons from tidying up after this one.
+    _presence: Presence,
 }
 
 /// One sandbox of this process.
@@ -101,15 +103,17 @@ impl NativeEngine {
     /// jail is made, and by [`Engine::doctor`].
     ///
     /// # Errors
-    /// When no range of uids can be had.
+    /// When no range of uids can be had, or another daemon runs on the same state.
     pub fn new(place: Place) -> Result<Self, Failure> {
         let uids = if rustix::process::geteuid().is_root() {
             Some(UidRange::of_this_process()?)
         } else {
             None
         };
+        let presence = Presence::announce(&place.daemon)?;
         Ok(Self {
             shared: Arc::new(Shared {
+                _presence: presence,
                 ground: Ground::new(place, uids),
                 live: Mutex::default(),
                 tracker: TaskTracker::new(),

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use data_encoding::HEXLOWER;
@@ -61,6 +61,8 @@ pub(super) struct Ground {
     places: Places,
     cgroups: OnceLock<Cgroups>,
     tools: OnceLock<Tools>,
+    /// Held while one of the two is looked for.
+    looking: Mutex<()>,
 }
 
 impl Ground {
@@ -71,6 +73,7 @@ impl Ground {
             places: Places::of_this_process(),
             cgroups: OnceLock::new(),
             tools: OnceLock::new(),
+            looking: Mutex::new(()),
         }
     }
 
@@ -110,6 +113,10 @@ impl Ground {
         if let Some(cgroups) = self.cgroups.get() {
             return Ok(cgroups);
         }
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cgroups) = self.cgroups.get() {
+            return Ok(cgroups);
+        }
         let cgroups = Cgroups::open(&Host::real(), &self.place.daemon)?;
         Ok(self.cgroups.get_or_init(|| cgroups))
     }
@@ -121,6 +128,10 @@ impl Ground {
 
     /// Everything else.
     pub(super) fn tools(&self) -> Result<&Tools, Failure> {
+        if let Some(tools) = self.tools.get() {
+            return Ok(tools);
+        }
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tools) = self.tools.get() {
             return Ok(tools);
         }

@@ -24,6 +24,8 @@ pub(super) struct Places {
     /// Jails run as another uid than the daemon: what only the daemon's user can
     /// read is of no use to them.
     pub(super) strangers: bool,
+    /// Where a jail has a folder of its own, which would hide what is there.
+    pub(super) hidden: &'static [&'static str],
 }
 
 /// An interpreter that jails can run.
@@ -61,6 +63,7 @@ impl Places {
             home,
             pyenv_version: env::var("PYENV_VERSION").ok(),
             strangers: uid.is_root(),
+            hidden: &["/tmp", "/sandbox", "/isol8", "/proc", "/dev"],
         }
     }
 

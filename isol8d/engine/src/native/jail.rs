@@ -101,6 +101,9 @@ impl Order<'_> {
 
     fn rlimits(&self, args: &mut Args) {
         let largest = self.key.sandbox_size.max(self.key.tmp_size).as_bytes();
+        // A page more than any tmpfs holds: a full one says so to the program,
+        // and does not kill it.
+        let largest = largest.max(SHM_BYTES) + 4096;
         for (name, value) in [
             // Not 0: that stops files alone. At 1 the kernel starts no collector
             // on the host either.

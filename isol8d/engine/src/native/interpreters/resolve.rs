@@ -13,8 +13,6 @@ use super::{Installed, Places};
 
 /// What every jail has anyway.
 const ALWAYS_THERE: &str = "/usr";
-/// What lies over these in a jail would hide it.
-const HIDDEN: [&str; 5] = ["/tmp", "/sandbox", "/isol8", "/proc", "/dev"];
 /// Folders of a home that hold far more than an interpreter.
 const TOO_MUCH: [&str; 5] = [".local", ".config", ".cache", "bin", "opt"];
 
@@ -41,7 +39,7 @@ pub(super) fn resolve(
             mounts: Vec::new(),
         });
     }
-    if HIDDEN.iter().any(|folder| real.starts_with(folder)) {
+    if places.hidden.iter().any(|folder| real.starts_with(folder)) {
         return Err("is where a jail has a folder of its own".to_owned());
     }
     let mount = match prefix_of(&real, runtime) {

@@ -22,6 +22,7 @@ impl Home {
             home: Some(home),
             pyenv_version: None,
             strangers: true,
+            hidden: &[],
         };
         Self { folder, places }
     }
@@ -191,6 +192,15 @@ fn a_shim_of_another_manager_is_passed_over() {
     home.put("on-path/node", b"#!/bin/sh\nexec mise x -- node\n");
     let why = home.refusal(Runtime::Node, "on-path/node");
     assert!(why.contains("script"), "{why}");
+}
+
+#[test]
+fn what_a_jail_would_hide_is_passed_over() {
+    let mut home = Home::new();
+    home.put("on-path/deno", ELF);
+    home.places.hidden = &["/"];
+    let why = home.refusal(Runtime::Deno, "on-path/deno");
+    assert!(why.contains("of its own"), "{why}");
 }
 
 #[test]

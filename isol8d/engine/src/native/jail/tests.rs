@@ -96,7 +96,7 @@ fn an_ordinary_jail() {
         --oom-score-adj 500
         --seccomp /state/seccomp.bpf
         --rlimit core 1
-        --rlimit fsize 536870912
+        --rlimit fsize 536875008
         --rlimit memlock 65536
         --rlimit msgqueue 0
         --rlimit nice 0
@@ -144,7 +144,8 @@ fn an_ordinary_jail() {
         --remount-ro /proc/acpi
         --chdir /sandbox
         -- /isol8/kit/init /isol8/link/sock
-    "#]].assert_eq(&Jail::new().lines());
+    "#]]
+    .assert_eq(&Jail::new().lines());
 }
 
 #[test]
@@ -245,9 +246,9 @@ fn inodes_follow_the_size() {
     let mut jail = Jail::new();
     jail.key.sandbox_size = ByteSize::bytes(4096);
     jail.check_difference(&expect![[r#"
-        ---rlimit fsize 536870912
+        ---rlimit fsize 536875008
         ---tmpfs 536870912 65536 0700 exec sandbox
-        +--rlimit fsize 268435456
+        +--rlimit fsize 268439552
         +--tmpfs 4096 1024 0700 exec sandbox
     "#]]);
 }
