@@ -3,7 +3,10 @@
 
 mod json;
 
-use isol8_core::failure::{Failure, FailureKind};
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    quantity::ByteSize,
+};
 use isol8_proto::v1::{Exited, Limits, Verdict};
 
 use crate::{console::Console, exit::Exit, run::Finished};
@@ -23,10 +26,17 @@ pub(crate) struct Conclusion {
 /// Judges the last event.
 pub(crate) fn conclude(exited: &Exited, limits: &Limits) -> Conclusion {
     let reason = Some(exited.reason.clone()).filter(|reason| !reason.is_empty());
-    let killed = |exit, message: String, hint: &str| Conclusion {
-        exit,
-        failure: Some(because(message, reason.clone()).hint(hint)),
-        note: None,
+    // The daemon knows best; without its word the verdict speaks.
+    let ended = |exit, what: &str, why: Option<String>, hint: &str| {
+        let message = match reason.clone().or(why) {
+            Some(why) => format!("{what}: {why}"),
+            None => what.to_owned(),
+        };
+        Conclusion {
+            exit,
+            failure: Some(Failure::new(FailureKind::Internal, message).hint(hint)),
+            note: None,
+        }
     };
     match exited.verdict() {
         Verdict::Exited => match exited.code.map(u8::try_from) {
@@ -45,46 +55,38 @@ pub(crate) fn conclude(exited: &Exited, limits: &Limits) -> Conclusion {
             },
             _ => unclear(exited),
         },
-        Verdict::TimedOut => killed(
+        Verdict::TimedOut => ended(
             Exit::TimedOut,
-            match limits.timeout_ms {
-                0 => "the run took longer than its time limit and was killed".to_owned(),
-                limit => format!("the run took longer than {limit} ms and was killed"),
-            },
+            "the run was killed",
+            Some(match limits.timeout_ms {
+                0 => "its time was over".to_owned(),
+                limit => format!("the time limit of {limit} ms was over"),
+            }),
             "allow more with `--timeout <ms>`",
         ),
-        Verdict::OomKilled => killed(
+        Verdict::OomKilled => ended(
             Exit::OomKilled,
-            match limits.memory_bytes {
-                0 => "the run used up its memory and was killed".to_owned(),
-                limit => format!("the run used up its {} and was killed", size(limit)),
-            },
+            "the run was killed",
+            Some(match limits.memory_bytes {
+                0 => "the memory limit was reached".to_owned(),
+                limit => format!("the memory limit of {} was reached", ByteSize::bytes(limit)),
+            }),
             "allow more with `--memory <size>`; files in /sandbox and /tmp count",
         ),
-        Verdict::Cancelled => killed(
+        Verdict::Cancelled => ended(
             Exit::Failed,
-            "the run was cancelled".to_owned(),
+            "the run was cancelled",
+            None,
             "`isol8 daemon logs` may say more",
         ),
-        Verdict::SandboxLost => killed(
+        Verdict::SandboxLost => ended(
             Exit::Failed,
-            "the sandbox vanished under the run".to_owned(),
+            "the sandbox vanished under the run",
+            None,
             "run it again; `isol8 doctor` checks this host",
         ),
         Verdict::Unspecified => unclear(exited),
     }
-}
-
-fn because(message: String, reason: Option<String>) -> Failure {
-    let failure = Failure::new(FailureKind::Internal, message);
-    match reason {
-        Some(reason) => failure.cause(reason),
-        None => failure,
-    }
-}
-
-fn size(bytes: u64) -> String {
-    format!("{} of memory", isol8_core::quantity::ByteSize::bytes(bytes))
 }
 
 /// An end that this version does not understand is never taken for success.

@@ -71,9 +71,9 @@ fn every_verdict_has_its_code_and_message() {
         Exited 7: -
         Exited 1: note: /sandbox is full
         Signalled 139: -
-        TimedOut 137: the run took longer than 100 ms and was killed
-        TimedOut 137: the run took longer than 100 ms and was killed: it did not answer SIGTERM
-        OomKilled 137: the run used up its 64m of memory and was killed
+        TimedOut 137: the run was killed: the time limit of 100 ms was over
+        TimedOut 137: the run was killed: it did not answer SIGTERM
+        OomKilled 137: the run was killed: the memory limit of 64m was reached
         Cancelled 125: the run was cancelled
         SandboxLost 125: the sandbox vanished under the run
     "#]]

@@ -72,7 +72,7 @@ fn every_verdict_is_told() {
     let run = ["run", "-e", "1"];
     expect![[r#"
         137
-        error: the run took longer than 250 ms and was killed
+        error: the run was killed: the time limit of 250 ms was over
         hint: allow more with `--timeout <ms>`
     "#]]
     .assert_eq(&told(
@@ -81,7 +81,7 @@ fn every_verdict_is_told() {
     ));
     expect![[r#"
         137
-        error: the run used up its memory and was killed
+        error: the run was killed: the memory limit was reached
         hint: allow more with `--memory <size>`; files in /sandbox and /tmp count
     "#]]
     .assert_eq(&told(Verdict::OomKilled, &run));

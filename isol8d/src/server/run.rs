@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use isol8_core::failure::Failure;
 use isol8_proto::v1::{self, run_service_server::RunService};
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use super::principal;
 use crate::{
@@ -62,7 +62,15 @@ impl RunService for Runs {
     ) -> Result<Response<Events>, Status> {
         let events = self.start(request).await;
         events
-            .map(Response::new)
+            .map(versioned)
             .map_err(|failure| status::from_failure(&failure))
     }
+}
+
+/// Says who answers, so that a client of another version can tell its person.
+fn versioned<T>(answer: T) -> Response<T> {
+    let mut response = Response::new(answer);
+    let version = MetadataValue::from_static(env!("CARGO_PKG_VERSION"));
+    response.metadata_mut().insert("isol8-version", version);
+    response
 }
