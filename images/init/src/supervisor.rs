@@ -170,16 +170,21 @@ impl Supervisor {
                 }
             }
             to_init::Message::Signal(signal) => self.signal(signal.number),
-            to_init::Message::KillAll(_) => {
-                sys::kill_all();
-                if self.pending.take().is_some() {
-                    self.fail(Failed {
-                        kind: FailureKind::Other.into(),
-                        message: "killed before it started".to_owned(),
-                        errno: libc::ECANCELED,
-                    })?;
-                }
-            }
+            to_init::Message::KillAll(_) => self.kill_all()?,
+        }
+        Ok(())
+    }
+
+    fn kill_all(&mut self) -> Result<(), LinkError> {
+        sys::kill_all();
+        // It is dying and must not be handed a program.
+        self.end_parked();
+        if self.pending.take().is_some() {
+            self.fail(Failed {
+                kind: FailureKind::Other.into(),
+                message: "killed before it started".to_owned(),
+                errno: libc::ECANCELED,
+            })?;
         }
         Ok(())
     }

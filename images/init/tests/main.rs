@@ -7,5 +7,6 @@ mod rig;
 mod ending;
 mod files;
 mod flow;
+mod parked;
 mod starting;
 mod tamper;

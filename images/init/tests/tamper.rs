@@ -7,9 +7,10 @@ fn no_signal_from_inside_ends_or_stops_init() {
     let mut rig = Rig::start();
     let outcome = rig.bash("for n in $(seq 64); do kill -$n 1 2>/dev/null; done; kill -9 1; kill -STOP 1; kill -TERM 1; echo sent");
     assert!(outcome.stdout.ends_with("sent\n"), "{outcome:?}");
-    assert_eq!(
-        rig.bash("grep State /proc/1/status").stdout,
-        "State:\tS (sleeping)\n"
+    let state = rig.bash("grep State /proc/1/status").stdout;
+    assert!(
+        ["State:\tS (sleeping)\n", "State:\tR (running)\n"].contains(&&*state),
+        "{state}"
     );
 }
 

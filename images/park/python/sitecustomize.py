@@ -81,4 +81,9 @@ def _park():
     import sitecustomize  # noqa: F401
 
 
-_park()
+try:
+    _park()
+finally:
+    # They and their module's names hold each other: not to be found by the
+    # collector, or by a program that asks it.
+    del _read, _wait, _warm, _key, _add_user_site, _park

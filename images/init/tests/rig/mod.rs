@@ -43,7 +43,6 @@ pub(crate) struct Rig {
 /// How a program ended and what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    pub(crate) parked: bool,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) how: Option<How>,
@@ -304,7 +303,6 @@ impl Rig {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let exited = self.drain(&mut stdout, &mut stderr);
         Outcome {
-            parked: false,
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
             stderr: String::from_utf8_lossy(&stderr).into_owned(),
             how: exited.how,
@@ -357,6 +355,20 @@ fn accept(listener: &UnixListener) -> UnixStream {
     let (link, _) = link.expect("just seen");
     link.set_nonblocking(false).expect("a stream");
     link
+}
+
+/// The processes below one, on the host.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children: Vec<u32> = children
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect();
+    children
+        .iter()
+        .flat_map(|pid| [vec![*pid], descendants(*pid)].concat())
+        .collect()
 }
 
 /// Looks again and again until something holds; false when it never does.
