@@ -22,6 +22,7 @@ use isol8_core::{
     ids::DaemonId,
     sandbox::SandboxKey,
 };
+use isol8_engine::presence::Presence;
 use isol8_proto::v1::{self, run_event::Event};
 use tokio::{
     sync::Semaphore,
@@ -68,6 +69,8 @@ pub struct Parts {
     pub state_dir: PathBuf,
     /// Its engines.
     pub roster: Roster,
+    /// Tells other daemons that this one lives.
+    pub presence: Option<Presence>,
 }
 
 /// A daemon that serves until it is stopped.
@@ -92,6 +95,7 @@ pub struct Daemon {
     pub(crate) runs_total: AtomicU64,
     stop: CancellationToken,
     hurry: CancellationToken,
+    _presence: Option<Presence>,
     /// Image builds share the engine's cache: two at once would do the same work.
     builds: Semaphore,
 }
@@ -122,6 +126,7 @@ impl Daemon {
             runs_total: AtomicU64::new(0),
             stop: CancellationToken::new(),
             hurry: CancellationToken::new(),
+            _presence: parts.presence,
             builds: Semaphore::new(1),
         }))
     }

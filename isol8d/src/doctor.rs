@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use isol8_core::failure::Failure;
 use isol8_engine::{Probe, ProbeStatus};
 use isol8_proto::v1::{Check, CheckStatus};
 use tokio::time::timeout;
@@ -37,7 +38,7 @@ pub fn host(runtime_dir: &Path, state_dir: &Path, config_source: &str) -> Vec<Ch
     };
     vec![
         check(
-            "configuration",
+            "daemon's configuration",
             CheckStatus::Ok,
             config_source.to_owned(),
             "",
@@ -103,6 +104,34 @@ fn from_probe(probe: Probe) -> Check {
         ProbeStatus::Failed => CheckStatus::Failed,
     };
     check(&probe.name, status, probe.found, &probe.fix)
+}
+
+/// A failure as a check.
+#[must_use]
+pub fn from_failure(name: &str, failure: &Failure) -> Check {
+    let fix = failure.hint.as_deref().unwrap_or_default();
+    check(name, CheckStatus::Failed, failure.to_string(), fix)
+}
+
+/// Whether nothing failed.
+#[must_use]
+pub fn all_well(checks: &[Check]) -> bool {
+    let failed = |check: &Check| status_name(check.status()) == "failed";
+    !checks.iter().any(failed)
+}
+
+/// The checks for a person, a line each, with what mends them below.
+#[must_use]
+pub fn to_text(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let status = status_name(check.status());
+        text.push_str(&format!("{status:8}{}: {}\n", check.name, check.found));
+        if !check.fix.is_empty() {
+            text.push_str(&format!("        fix: {}\n", check.fix));
+        }
+    }
+    text
 }
 
 /// The checks as JSON, for `isol8d doctor --json`.

@@ -25,7 +25,16 @@ struct Piece<'a> {
 }
 
 /// The hooks that park an interpreter, compiled in.
-const HOOKS: [(&str, &[u8]); 0] = [];
+const HOOKS: [(&str, &[u8]); 2] = [
+    (
+        "park/python/sitecustomize.py",
+        include_bytes!("../../images/park/python/sitecustomize.py"),
+    ),
+    (
+        "park/node.cjs",
+        include_bytes!("../../images/park/node.cjs"),
+    ),
+];
 
 /// Where a package puts init.
 const PACKAGED_INIT: &str = "/usr/lib/isol8/isol8-init";

@@ -4,7 +4,7 @@
 //! it ([`connection`], [`server`]), what passes the gate ([`convert`]), what
 //! serves it ([`roster`], [`pool`]), a run and its way back (`run`, `outbox`,
 //! [`status`]), how it looks after itself ([`daemon`], [`reconcile`],
-//! [`doctor`]).
+//! [`doctor`]), and how it is put together ([`assembly`]).
 
 pub mod paths;
 
@@ -25,5 +25,9 @@ pub mod status;
 pub mod daemon;
 pub mod doctor;
 pub mod reconcile;
+
+pub mod assembly;
+pub mod log;
+pub mod signals;
 
 pub use server::serve;

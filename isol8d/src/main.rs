@@ -1,2 +1,155 @@
-//! The daemon.
-fn main() {}
+//! `isol8d`: makes a daemon of the parts and keeps it until a signal ends it.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use isol8_core::failure::{Failure, FailureKind};
+use isol8d::{
+    assembly,
+    daemon::Daemon,
+    doctor, log,
+    paths::{Paths, Wishes},
+    signals,
+    socket::{Socket, SocketError},
+};
+use sd_notify::NotifyState;
+
+/// A live daemon has the socket already: no failure for whoever wanted one.
+const ALREADY_RUNNING: u8 = 3;
+
+/// Work on other threads that has not ended by then is left to the kernel.
+const THREADS_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs programs in sandboxes for `isol8` and every other gRPC client.
+#[derive(Debug, Parser)]
+#[command(name = "isol8d", version, about)]
+struct Args {
+    /// Where clients dial
+    #[arg(long, env = "ISOL8_SOCKET", global = true)]
+    socket: Option<PathBuf>,
+    /// Folder for what outlives a restart
+    #[arg(long, env = "ISOL8_STATE_DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// Configuration file, in place of the usual ones
+    #[arg(long, env = "ISOL8_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Checks everything that can stop a run, without a running daemon
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let message = "cannot start the threads of the daemon";
+            return explain(&Failure::new(FailureKind::HostLacks, message).because(&error));
+        }
+    };
+    let code = runtime.block_on(async {
+        match args.command {
+            Some(Verb::Doctor { json }) => look(args, json).await,
+            None => serve(args).await,
+        }
+    });
+    runtime.shutdown_timeout(THREADS_GRACE);
+    code
+}
+
+async fn serve(args: Args) -> ExitCode {
+    let (config, source) = match assembly::configuration(args.config) {
+        Ok(found) => found,
+        Err(failure) => return explain(&failure),
+    };
+    log::start(config.debug);
+    let ran = async {
+        let paths = Paths::choose(Wishes {
+            socket: args.socket,
+            state_dir: args.state_dir,
+        })?;
+        paths.make()?;
+        // The lock comes before everything that two daemons must not do at once.
+        let mut socket = Socket::open(&paths.socket).await?;
+        let daemon = Daemon::new(assembly::assemble(config, source, paths)?)?;
+        let incoming = socket.accept()?;
+        signals::notify(NotifyState::Ready);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
+        tokio::select! {
+            served = isol8d::serve(std::sync::Arc::clone(&daemon), incoming) => served?,
+            Err(error) = signals::stop_on(&daemon) => {
+                let message = "cannot listen for signals";
+                return Err(Failure::new(FailureKind::HostLacks, message).because(&error).into());
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    };
+    match ran.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(SocketError::Failed(failure)) => explain(&failure),
+        Err(SocketError::AlreadyRunning(path)) => {
+            tracing::info!(socket = %path.display(), "a daemon is already running");
+            ExitCode::from(ALREADY_RUNNING)
+        }
+    }
+}
+
+async fn look(args: Args, json: bool) -> ExitCode {
+    let looked = async {
+        let (config, source) = assembly::configuration(args.config)?;
+        let paths = Paths::choose(Wishes {
+            socket: args.socket,
+            state_dir: args.state_dir,
+        })?;
+        paths.make()?;
+        let mut checks = doctor::host(&paths.runtime_dir, &paths.state_dir, &source);
+        match assembly::assemble(config, source, paths) {
+            Ok(parts) => checks.extend(doctor::engines(&parts.roster).await),
+            Err(failure) => checks.push(doctor::from_failure("daemon", &failure)),
+        }
+        Ok(checks)
+    };
+    let checks = looked
+        .await
+        .unwrap_or_else(|failure: Failure| vec![doctor::from_failure("daemon", &failure)]);
+    let text = if json {
+        format!("{:#}\n", doctor::to_json(&checks))
+    } else {
+        doctor::to_text(&checks)
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) if doctor::all_well(&checks) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn explain(failure: &Failure) -> ExitCode {
+    let mut text = format!("error: {}\n", failure.message);
+    for cause in &failure.causes {
+        text.push_str(&format!("cause: {cause}\n"));
+    }
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    // With stderr gone there is nobody to tell.
+    let _gone = io::stderr().write_all(text.as_bytes());
+    ExitCode::FAILURE
+}

@@ -52,7 +52,9 @@ impl Paths {
                 .map(PathBuf::from)
                 .filter(|p| p.is_absolute())
         };
-        let socket = match wishes.socket {
+        // An empty variable counts as unset, as shells' users expect.
+        let set = |path: &PathBuf| !path.as_os_str().is_empty();
+        let socket = match wishes.socket.filter(set) {
             Some(socket) => absolute("socket", socket)?,
             None if root => PathBuf::from("/run/isol8").join(SOCKET),
             None => match from_env("XDG_RUNTIME_DIR") {
@@ -60,7 +62,7 @@ impl Paths {
                 None => PathBuf::from(format!("/tmp/isol8-{}", uid.as_raw())).join(SOCKET),
             },
         };
-        let state_dir = match wishes.state_dir {
+        let state_dir = match wishes.state_dir.filter(set) {
             Some(folder) => absolute("state folder", folder)?,
             None if root => PathBuf::from("/var/lib/isol8"),
             None => from_env("XDG_STATE_HOME")

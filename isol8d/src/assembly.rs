@@ -1,0 +1,141 @@
+//! Puts a real daemon together: configuration, folders, kit, engines.
+
+use std::{env, fs, io, path::PathBuf, sync::Arc};
+
+use isol8_core::{
+    config::{
+        Config, Seccomp,
+        layer::Layer,
+        search::{CONFIG_VARIABLE, Seeker, candidates},
+    },
+    failure::{Failure, FailureKind},
+    sandbox::EngineKind,
+};
+use isol8_engine::{
+    Engine, Place,
+    docker::{DockerEngine, DockerSettings},
+    native::NativeEngine,
+    presence::Presence,
+};
+
+use crate::{
+    daemon::Parts,
+    kit,
+    paths::{Paths, unusable},
+    roster::Roster,
+};
+
+/// Reads the configuration of a daemon: `named` if given, else the first file of
+/// the search. Never looks at the working directory.
+///
+/// # Errors
+/// A file that cannot be read or understood, or asks for what this version does
+/// not do: a daemon that is weaker than its configuration does not start.
+pub fn configuration(named: Option<PathBuf>) -> Result<(Config, String), Failure> {
+    let named = named.map(|path| path.to_string_lossy().into_owned());
+    let lookup = |name: &str| match &named {
+        Some(path) if name == CONFIG_VARIABLE => Some(path.clone()),
+        _ => env::var(name).ok(),
+    };
+    let seeker = if rustix::process::geteuid().is_root() {
+        Seeker::SystemDaemon
+    } else {
+        Seeker::UserDaemon
+    };
+    let mut layer = None;
+    for candidate in candidates(seeker, &lookup) {
+        let text = match fs::read_to_string(&candidate.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !candidate.required => {
+                continue;
+            }
+            Err(error) => {
+                let path = candidate.path.display();
+                let message = format!("cannot read the configuration `{path}`");
+                return Err(Failure::new(FailureKind::InvalidRequest, message).because(&error));
+            }
+        };
+        layer = Some(Layer::parse(&text, candidate.path, candidate.trust)?);
+        break;
+    }
+    let resolved = Config::resolve(layer.as_ref(), &lookup)?;
+    let source = match &resolved.file {
+        Some(path) => path.display().to_string(),
+        None => "no file, the defaults".to_owned(),
+    };
+    check_supported(&resolved.config)?;
+    Ok((resolved.config, source))
+}
+
+fn check_supported(config: &Config) -> Result<(), Failure> {
+    let not_yet = |key: &str| {
+        let message = format!("`{key}` of the configuration is not there yet");
+        Err(Failure::new(FailureKind::NotYet, message).hint(format!("leave `{key}` out")))
+    };
+    if config.seccomp != Seccomp::Strict {
+        return not_yet("security.seccomp");
+    }
+    if config.audit.enabled {
+        return not_yet("audit.enabled");
+    }
+    Ok(())
+}
+
+/// Makes folders, kit and engines. Engines that cannot be set up are left out
+/// and remembered with the reason.
+///
+/// # Errors
+/// Folders that cannot be used, no isol8-init, or another daemon on the same
+/// state folder.
+pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<Parts, Failure> {
+    paths.make()?;
+    let id = paths.daemon_id()?;
+    let presence = Presence::announce(&id)?;
+    let init = kit::find_init()?;
+    let kit = kit::install(&init, &paths.state_dir)?;
+    let place = Place {
+        daemon: id.clone(),
+        runtime_dir: canonical(&paths.runtime_dir)?,
+        state_dir: canonical(&paths.state_dir)?,
+        kit: canonical(&kit)?,
+    };
+    let settings = DockerSettings {
+        host: config.docker.host.clone(),
+        runtime: config.docker.runtime.clone(),
+        ca_bundle: config.network.ca_bundle.clone(),
+        ..DockerSettings::default()
+    };
+    let docker = DockerEngine::new(place.clone(), settings);
+    let native = NativeEngine::new(place);
+    let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
+    let mut absent = Vec::new();
+    match docker {
+        Ok(docker) => engines.push(Arc::new(docker)),
+        Err(why) => absent.push((EngineKind::Docker, why)),
+    }
+    match native {
+        Ok(native) => engines.push(Arc::new(native)),
+        Err(why) => absent.push((EngineKind::Native, why)),
+    }
+    let mut roster = Roster::new(engines, config.engine);
+    for (kind, why) in absent {
+        tracing::warn!(engine = %kind, error = %why, "an engine cannot be set up");
+        roster = roster.without(kind, why);
+    }
+    Ok(Parts {
+        config,
+        config_source,
+        id,
+        socket: paths.socket,
+        runtime_dir: paths.runtime_dir,
+        state_dir: paths.state_dir,
+        roster,
+        presence: Some(presence),
+    })
+}
+
+/// Engines hand paths to the kernel and to other daemons, which may see other
+/// links than we do.
+fn canonical(path: &PathBuf) -> Result<PathBuf, Failure> {
+    fs::canonicalize(path).map_err(|error| unusable(path, &error))
+}
