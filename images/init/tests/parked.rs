@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use isol8_core::{env, park, runtime::Runtime};
 use isol8_proto::init::{CloseStdin, Exec, to_init};
 
-use crate::rig::{Outcome, Rig, command, plain};
+use crate::rig::{Outcome, Rig, command, other_prefix, plain};
 
 /// A program and what is around it.
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +43,15 @@ const fn case(name: &'static str, file: &'static str, code: &'static str) -> Cas
 
 /// An interpreter that the jail of the rig can see.
 fn interpreter(runtime: Runtime) -> String {
-    ["/usr/bin", "/usr/local/bin"]
-        .map(|folder| format!("{folder}/{}", runtime.executable()))
+    let prefixes = [
+        other_prefix(),
+        Some("/usr".to_owned()),
+        Some("/usr/local".to_owned()),
+    ];
+    prefixes
         .into_iter()
+        .flatten()
+        .map(|prefix| format!("{prefix}/bin/{}", runtime.executable()))
         .find(|path| Path::new(path).exists())
         .unwrap_or_else(|| panic!("these tests need {runtime} below /usr: install it"))
 }

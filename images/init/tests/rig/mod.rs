@@ -142,6 +142,11 @@ impl Rig {
             .arg(folder.path())
             .arg("/isol8/link")
             .args(["--chdir", "/", "--clearenv"])
+            .args(
+                other_prefix()
+                    .iter()
+                    .flat_map(|prefix| ["--ro-bind", prefix, prefix]),
+            )
             .args(options)
             .arg("--")
             .args(before)
@@ -369,6 +374,12 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
         .iter()
         .flat_map(|pid| [vec![*pid], descendants(*pid)].concat())
         .collect()
+}
+
+/// A folder with `bin/` whose interpreters are tested instead of those below
+/// `/usr`, from `ISOL8_TEST_PREFIX`.
+pub(crate) fn other_prefix() -> Option<String> {
+    std::env::var("ISOL8_TEST_PREFIX").ok()
 }
 
 /// Looks again and again until something holds; false when it never does.
