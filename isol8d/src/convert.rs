@@ -8,18 +8,14 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     mask::Secrets,
     quantity::{ByteSize, CpuMillis, Pids},
-    request::{MAX_CODE_BYTES, MAX_ENV_BYTES, RunLimits, RunRequest, Secret, bytes_of_code::Code},
+    request::{
+        MAX_CODE_BYTES, MAX_ENV_BYTES, MAX_TIMEOUT, MIN_MEMORY, RunLimits, RunRequest, Secret,
+        bytes_of_code::Code,
+    },
     runtime::Runtime,
     sandbox::{EngineKind, ImageName, Network},
 };
 use isol8_proto::v1;
-
-/// The longest time that a run may ask for. Longer than any, and far from where
-/// the clock overflows.
-const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// Less does not hold an interpreter; Docker takes no less than 6 MiB.
-const MIN_MEMORY: ByteSize = ByteSize::mib(6);
 
 /// More than any machine that this runs on, and far from where sums overflow.
 const MAX_SIZE: ByteSize = ByteSize::mib(1 << 24);

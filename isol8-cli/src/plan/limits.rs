@@ -5,14 +5,14 @@ use std::{fmt::Display, str::FromStr};
 use isol8_core::{
     failure::Failure,
     quantity::{ByteSize, CpuMillis, Pids},
+    request::{MAX_TIMEOUT, MIN_MEMORY},
 };
 use isol8_proto::v1::Limits;
 
 use super::{World, wrong};
 use crate::args::RunArgs;
 
-/// 49 days, as in the configuration's file.
-const MAX_TIMEOUT_MS: u64 = u32::MAX as u64;
+const MAX_TIMEOUT_MS: u64 = MAX_TIMEOUT.as_secs() * 1000;
 
 /// Zero in a field leaves it to the daemon.
 pub(super) fn limits(args: &RunArgs, world: &World<'_>) -> Result<Limits, Failure> {
@@ -22,7 +22,12 @@ pub(super) fn limits(args: &RunArgs, world: &World<'_>) -> Result<Limits, Failur
         .copied();
     let or = |flag: Option<u64>, value: Option<u64>| flag.or(value).unwrap_or_default();
     let size = |flag, text: &Option<String>| parse::<ByteSize>(flag, "512m", text.as_deref());
-    let memory = size("--memory", &args.memory)?.map(ByteSize::as_bytes);
+    let memory = size("--memory", &args.memory)?;
+    if memory.is_some_and(|memory| memory < MIN_MEMORY) {
+        let why = format!("the least is {MIN_MEMORY}");
+        return Err(refuse("--memory", &why, "512m"));
+    }
+    let memory = memory.map(ByteSize::as_bytes);
     let sandbox = size("--sandbox-size", &args.sandbox_size)?.map(ByteSize::as_bytes);
     let tmp = size("--tmp-size", &args.tmp_size)?.map(ByteSize::as_bytes);
     let output = size("--max-output", &args.max_output)?.map(ByteSize::as_bytes);

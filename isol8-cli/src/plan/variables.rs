@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ffi::OsString};
 
-use isol8_core::failure::Failure;
+use isol8_core::{failure::Failure, mask::MIN_SECRET_BYTES};
 
 use super::wrong;
 
@@ -32,6 +32,13 @@ pub(super) fn secret(
             None => (text.as_str(), own(text, env)?),
         };
         check_name("--secret", name)?;
+        if value.len() < MIN_SECRET_BYTES {
+            return Err(wrong(format!(
+                "the value of secret `{name}` is too short to be masked"
+            ))
+            .cause(format!("it has under {MIN_SECRET_BYTES} bytes"))
+            .hint(format!("if it is no secret, give it with `--env {name}=…`")));
+        }
         secrets.insert(name.to_owned(), value);
     }
     Ok(secrets)

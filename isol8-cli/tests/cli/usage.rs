@@ -31,11 +31,11 @@ fn values_are_checked_before_anything_is_done() {
     check(
         &["run", "-e", "1", "--timeout", "0"],
         &expect![[r#"
-        2
-        error: wrong value for `--timeout`
-        cause: `0` is not a number of milliseconds between 1 and 4294967295
-        hint: write it like `--timeout 10000`
-    "#]],
+            2
+            error: wrong value for `--timeout`
+            cause: `0` is not a number of milliseconds between 1 and 2592000000
+            hint: write it like `--timeout 10000`
+        "#]],
     );
     check(
         &["run", "-e", "1", "--runtime", "ruby"],

@@ -11,6 +11,13 @@ use crate::{
 /// The longest program that is taken, in bytes.
 pub const MAX_CODE_BYTES: usize = 16 << 20;
 
+/// The longest time that a run may ask for. Longer than any, and far from where
+/// the clock overflows.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Less does not hold an interpreter; Docker takes no less than 6 MiB.
+pub const MIN_MEMORY: ByteSize = ByteSize::mib(6);
+
 /// The most bytes that all environment variables of a run take together: well
 /// under what the kernel accepts for argv and environment.
 pub const MAX_ENV_BYTES: usize = 512 << 10;
