@@ -35,6 +35,7 @@ use crate::{
     pool::{PoolHandle, gate::Gate},
     reconcile,
     roster::Roster,
+    status,
 };
 
 /// How long runs may go on after the daemon was told to stop.
@@ -182,9 +183,8 @@ impl Daemon {
         let notice = |message: &str| {
             // A client that does not read misses lines, not events.
             if outbox.has_room() {
-                let end = message.floor_char_boundary(MAX_NOTICE_BYTES);
                 outbox.event(Event::Notice(v1::Notice {
-                    message: message[..end].to_owned(),
+                    message: status::cut(message, MAX_NOTICE_BYTES).to_owned(),
                 }));
             }
         };

@@ -59,7 +59,16 @@ fn shorten(text: &str) -> String {
     if text.len() <= MAX_TEXT_BYTES {
         return text.to_owned();
     }
-    format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT_BYTES)])
+    format!("{}…", cut(text, MAX_TEXT_BYTES))
+}
+
+/// The beginning of a text, at most so many bytes and whole characters.
+pub(crate) fn cut(text: &str, most_bytes: usize) -> &str {
+    let mut end = text.len().min(most_bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]

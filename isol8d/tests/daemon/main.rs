@@ -1,0 +1,13 @@
+//! The daemon from a client's side, on engines that do as they are told: real
+//! gRPC over pipes, a clock that jumps. What only Docker or the kernel can show
+//! is in tests/e2e.
+
+mod stage;
+
+mod faults;
+mod life;
+mod output;
+mod queue;
+mod requests;
+mod runs;
+mod socket;
