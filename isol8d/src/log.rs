@@ -23,4 +23,3 @@ pub fn start(debug: bool) {
         .with_ansi(io::stderr().is_terminal())
         .init();
 }
-

@@ -33,4 +33,3 @@ pub fn notify(state: NotifyState<'_>) {
         tracing::warn!(%error, "cannot tell the service manager");
     }
 }
-
