@@ -209,7 +209,7 @@ impl Order<'_> {
         args.tmpfs(self.key.tmp_size.as_bytes(), "1777", "noexec", "tmp");
         args.add(["--tmpfs", &SHM_BYTES.to_string(), &SHM_INODES.to_string()]);
         args.add(["1777", "noexec", "shm"]);
-        args.add(["--file", "empty"]);
+        args.add(["--file", "empty", "--dir", "void"]);
     }
 
     fn bubblewrap(&self, args: &mut Args) {
@@ -248,13 +248,14 @@ impl Order<'_> {
         let sandbox = format!("{STAGED}/{}", self.sandbox());
         args.add(["--bind", &sandbox, "/sandbox"]);
         args.add(["--bind", &format!("{STAGED}/tmp"), "/tmp"]);
-        for name in &self.rootfs.masked_files {
-            args.add(["--ro-bind", &format!("{STAGED}/empty")]);
-            args.add([format!("/proc/{name}")]);
-        }
-        for name in &self.rootfs.masked_folders {
-            let path = format!("/proc/{name}");
-            args.add(["--tmpfs", &path, "--remount-ro", &path]);
+        for (names, mask) in [
+            (&self.rootfs.masked_files, "empty"),
+            (&self.rootfs.masked_folders, "void"),
+        ] {
+            for name in names {
+                let (from, path) = (format!("{STAGED}/{mask}"), format!("/proc/{name}"));
+                args.add(["--ro-bind", &from, &path]);
+            }
         }
         args.add(["--chdir", "/sandbox", "--"]);
         args.add(["/isol8/kit/init", "/isol8/link/sock"]);

@@ -136,10 +136,10 @@ fn packaged(script: &Path, runtime: Runtime) -> Option<PathBuf> {
             .parent()
             .is_some_and(|up| up.ends_with("node_modules"))
     })?;
-    let machine = match std::env::consts::ARCH {
-        "x86_64" => "x64",
-        "aarch64" => "arm64",
-        other => other,
+    let machines: &[&str] = match std::env::consts::ARCH {
+        "x86_64" => &["x64"],
+        "aarch64" => &["arm64", "aarch64"],
+        _ => return None,
     };
     let of_package = package.join("node_modules").join(scope);
     let beside_it = package.parent()?.join(scope);
@@ -151,7 +151,8 @@ fn packaged(script: &Path, runtime: Runtime) -> Option<PathBuf> {
         .filter(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            name.contains("linux") && name.contains(machine) && !name.contains("musl")
+            let fits = machines.iter().any(|machine| name.contains(machine));
+            name.contains("linux") && fits && !name.contains("musl")
         })
         .flat_map(|entry| [entry.path().join("bin").join(name), entry.path().join(name)])
         .filter(|path| matches!(kind_of(path), Ok(Kind::Executable)))

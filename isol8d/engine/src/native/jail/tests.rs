@@ -121,6 +121,7 @@ fn an_ordinary_jail() {
         --tmpfs 268435456 32768 1777 noexec tmp
         --tmpfs 67108864 1024 1777 noexec shm
         --file empty
+        --dir void
         -- /usr/bin/bwrap
         --unshare-all
         --unshare-user
@@ -140,8 +141,7 @@ fn an_ordinary_jail() {
         --bind /tmp/sandbox /sandbox
         --bind /tmp/tmp /tmp
         --ro-bind /tmp/empty /proc/keys
-        --tmpfs /proc/acpi
-        --remount-ro /proc/acpi
+        --ro-bind /tmp/void /proc/acpi
         --chdir /sandbox
         -- /isol8/kit/init /isol8/link/sock
     "#]]
