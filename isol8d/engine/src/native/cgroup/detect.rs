@@ -172,6 +172,12 @@ impl CgroupMounts {
     }
 }
 
+/// Where v2 is mounted, also where its controllers are on v1.
+#[cfg(test)]
+pub(super) fn v2_mount(mountinfo: &str) -> Option<PathBuf> {
+    CgroupMounts::parse(mountinfo).v2
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -178,3 +178,45 @@ fn only_pids_in_the_group_are_known() {
     assert!(!fake.cgroups.holds(&Fake::id(), 471));
     assert!(!fake.cgroups.holds(&Fake::id(), 0));
 }
+
+/// A real group, where v2 is mounted at all: on hybrid hosts it has no
+/// controllers, and kills all the same.
+#[test]
+fn v2_kills_everything_at_once() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let Some(top) = detect::v2_mount(&mounts) else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = DaemonId::random();
+    let tree = Tree::V2(v2::Tree::new(top.clone(), false));
+    let cgroups = Cgroups { tree, daemon };
+    let found = Found {
+        id: Fake::id(),
+        daemon: cgroups.daemon.clone(),
+    };
+    let group = top.join(cgroups.path(&found.daemon, &found.id));
+    fs::create_dir_all(&group).unwrap();
+    let mut sleeper = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "echo 0 > \"$0/cgroup.procs\"; trap '' TERM HUP; sleep 600 & echo x; sleep 600",
+        ])
+        .arg(&group)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = [0];
+    io::Read::read_exact(sleeper.stdout.as_mut().unwrap(), &mut told).unwrap();
+    assert!(cgroups.list().unwrap().contains(&found));
+    assert!(cgroups.holds(&found.id, i32::try_from(sleeper.id()).unwrap()));
+
+    cgroups.kill(&found).unwrap();
+    sleeper.wait().unwrap();
+    cgroups.remove(&found).unwrap();
+    assert!(!group.exists());
+    cgroups.tidy(&found.daemon);
+    assert!(!cgroups.daemons().contains(&found.daemon));
+}
