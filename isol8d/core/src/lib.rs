@@ -14,6 +14,7 @@ pub mod config;
 
 pub mod admission;
 pub mod env;
+pub mod module_kind;
 pub mod park;
 pub mod request;
 
