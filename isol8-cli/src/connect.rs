@@ -2,8 +2,8 @@
 
 use std::{
     error::Error as _,
-    io,
-    os::unix::net::UnixStream as StdStream,
+    fs, io,
+    os::unix::{fs::MetadataExt as _, net::UnixStream as StdStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -121,7 +121,13 @@ pub(crate) fn try_socket(socket: &Socket) -> Result<Option<StdStream>, Failure> 
     match StdStream::connect(&socket.path) {
         Ok(stream) => {
             if socket.private {
-                check_peer(&stream).map_err(|cause| unusable().cause(cause))?;
+                check_owner(&socket.path)
+                    .and_then(|()| check_peer(&stream))
+                    .map_err(|cause| {
+                        unusable()
+                            .cause(cause)
+                            .hint("set ISOL8_SOCKET to a path in a folder of your own")
+                    })?;
             }
             Ok(Some(stream))
         }
@@ -133,6 +139,16 @@ pub(crate) fn try_socket(socket: &Socket) -> Result<Option<StdStream>, Failure> 
             _ => Err(unusable().because(&error)),
         },
     }
+}
+
+/// A socket that somebody else made, and may listen at again.
+fn check_owner(path: &Path) -> Result<(), String> {
+    let socket = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if socket.uid() == getuid().as_raw() || socket.uid() == 0 {
+        return Ok(());
+    }
+    let owner = socket.uid();
+    Err(format!("the socket is owned by uid {owner}, not by you"))
 }
 
 /// In a folder that is only ours nobody but us and root can listen. `/tmp` is

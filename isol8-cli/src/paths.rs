@@ -71,7 +71,7 @@ impl Paths {
     pub(crate) fn sockets(&self) -> Result<Vec<Socket>, Failure> {
         let socket = |path: PathBuf, private| Socket { path, private };
         let sockets = match &self.socket {
-            Some(path) => vec![socket(path.clone(), false)],
+            Some(path) => vec![socket(path.clone(), path != Path::new(SYSTEM_SOCKET))],
             None if self.is_root() => vec![socket(SYSTEM_SOCKET.into(), false)],
             None => vec![
                 socket(SYSTEM_SOCKET.into(), false),

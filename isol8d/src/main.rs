@@ -86,6 +86,10 @@ async fn serve(args: Args) -> ExitCode {
             state_dir: args.state_dir,
         })?;
         paths.make()?;
+        let signals = signals::Signals::listen().map_err(|error| {
+            let message = "cannot listen for signals";
+            Failure::new(FailureKind::HostLacks, message).because(&error)
+        })?;
         // The lock comes before everything that two daemons must not do at once.
         let mut socket = Socket::open(&paths.socket).await?;
         let daemon = Daemon::new(assembly::assemble(config, source, paths)?)?;
@@ -94,10 +98,7 @@ async fn serve(args: Args) -> ExitCode {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
         tokio::select! {
             served = isol8d::serve(std::sync::Arc::clone(&daemon), incoming) => served?,
-            Err(error) = signals::stop_on(&daemon) => {
-                let message = "cannot listen for signals";
-                return Err(Failure::new(FailureKind::HostLacks, message).because(&error).into());
-            }
+            never = signals.stop(&daemon) => match never {},
         }
         tracing::info!("stopped");
         Ok(())

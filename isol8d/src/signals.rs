@@ -1,29 +1,47 @@
 //! Signals to the daemon, and what it tells the service manager.
 
-use std::io;
+use std::{convert::Infallible, io};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::daemon::Daemon;
 
-/// Stops the daemon at SIGTERM, SIGINT and SIGHUP, and hurries it at the second.
-///
-/// # Errors
-/// When signals cannot be listened for; it does not end otherwise.
-pub async fn stop_on(daemon: &Daemon) -> io::Result<std::convert::Infallible> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    loop {
-        let name = tokio::select! {
-            _ = term.recv() => "SIGTERM",
-            _ = int.recv() => "SIGINT",
-            _ = hang_up.recv() => "SIGHUP",
-        };
-        tracing::info!(signal = name, "stopping");
-        notify(NotifyState::Stopping);
-        daemon.stop();
+/// The signals that end a daemon: SIGTERM, SIGINT and SIGHUP.
+#[derive(Debug)]
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Listens from now on: before anything is made that a sudden end would
+    /// leave behind.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Stops the daemon at the first signal and hurries it at the second. Goes on
+    /// for ever.
+    pub async fn stop(mut self, daemon: &Daemon) -> Infallible {
+        loop {
+            let name = tokio::select! {
+                _ = self.term.recv() => "SIGTERM",
+                _ = self.int.recv() => "SIGINT",
+                _ = self.hang_up.recv() => "SIGHUP",
+            };
+            tracing::info!(signal = name, "stopping");
+            notify(NotifyState::Stopping);
+            daemon.stop();
+        }
     }
 }
 
