@@ -373,7 +373,8 @@ both_engines! {
             let allowed = match stage.engine() {
                 // An image has logs of its packages and a cgroup view of its own.
                 Engine::Docker => ["/var/log ", "/sys/fs/cgroup "].iter().any(|path| line.starts_with(path)),
-                Engine::Native => false,
+                // The way to an interpreter that its owner keeps at home.
+                Engine::Native => line.starts_with("/root ['.") && !line.contains(','),
             };
             let about_us = line.starts_with('[') || line == "/sandbox";
             assert!(allowed || about_us, "{line}\nof\n{out}");

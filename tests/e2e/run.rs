@@ -269,20 +269,25 @@ both_engines! {
     /// SIGTERM and a broken pipe.
     fn interrupts_end_the_run(stage: &Stage) {
         let polite = "import signal, sys, time\n\
-            signal.signal(signal.SIGINT, lambda *_: (print('bye', flush=True), sys.exit(0)))\n\
+            signal.signal(signal.SIGINT, lambda *_: (print('bye', flush=True), sys.exit(7)))\n\
             print('ready', flush=True)\ntime.sleep(60)";
         let live = stage.python(polite).start();
         live.until_stdout("ready");
         live.signal(Signal::INT);
         let ran = live.finish();
-        ran.ended(130).within(seconds(10));
+        ran.ended(7).within(seconds(10));
         assert_eq!(ran.out(), "ready\nbye\n");
+        let plain = stage.python("print('ready', flush=True)\nimport time\ntime.sleep(60)").start();
+        plain.until_stdout("ready");
+        plain.signal(Signal::INT);
+        plain.finish().ended(130).within(seconds(10));
 
         let mark = "86421.5";
-        let deaf = format!("trap '' INT TERM; echo ready; sleep {mark} & wait; sleep {mark}");
+        let deaf = format!("trap 'echo once' INT; trap '' TERM; echo ready; while :; do sleep {mark}; done");
         let live = stage.bash(&deaf).start();
         live.until_stdout("ready");
         live.signal(Signal::INT);
+        live.until_stdout("once");
         live.signal(Signal::INT);
         live.finish().ended(130).within(seconds(10));
         wait_until("the second Ctrl-C's effect", seconds(2), || host::sleepers(mark).is_empty());

@@ -33,6 +33,13 @@ impl Process {
         self.status("Uid").split_whitespace().nth(1)?.parse().ok()
     }
 
+    /// Its environment. Empty when it is gone or not ours to see.
+    #[must_use]
+    pub fn environment(&self) -> String {
+        let environ = fs::read(self.file("environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environ).into_owned()
+    }
+
     /// Its mounts. Empty when it is gone.
     #[must_use]
     pub fn mounts(&self) -> String {

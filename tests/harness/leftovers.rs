@@ -93,7 +93,10 @@ fn processes(name: &str) -> Vec<String> {
     let found = host::processes().into_iter().filter(|process| {
         let ours = process.pid == me || process.is_zombie();
         let started_there = process.argv.iter().any(|word| word.contains(name));
-        !ours && (started_there || process.mounts().contains(name))
+        !ours
+            && (started_there
+                || process.environment().contains(name)
+                || process.mounts().contains(name))
     });
     found
         .map(|process| format!("{} {:?}", process.pid.as_raw_nonzero(), process.argv))

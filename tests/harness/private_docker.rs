@@ -28,7 +28,7 @@ impl PrivateDocker {
     /// When it does not start.
     #[must_use]
     pub fn start(images: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("isol8-dockerd-").tempdir();
+        let folder = tempfile::Builder::new().prefix("e2e-docker-").tempdir();
         let mut engine = Self {
             folder: folder.expect("/tmp takes a folder"),
             child: None,

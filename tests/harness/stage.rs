@@ -138,7 +138,7 @@ impl Stage {
                 bin.display()
             )
         });
-        let folder = tempfile::Builder::new().prefix("isol8-e2e-").tempdir();
+        let folder = tempfile::Builder::new().prefix("e2e-stage-").tempdir();
         let folder = folder.expect("/tmp takes a folder");
         // The uids of sandboxes have to pass through to their sockets.
         let open = fs::Permissions::from_mode(0o711);
@@ -413,7 +413,8 @@ impl Stage {
             .to_string_lossy();
         let me = rustix::process::getpid();
         for process in host::processes() {
-            if process.pid != me && process.mounts().contains(&*name) {
+            let its = process.environment() + &process.mounts();
+            if process.pid != me && its.contains(&*name) {
                 kill_process(process.pid, Signal::KILL).ok();
             }
         }

@@ -140,7 +140,7 @@ for path in ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug
     files["read " + path] = attempt(read)
 files["mknod"] = attempt(os.mknod, "/sandbox/disk", 0o60600, os.makedev(254, 0))
 files["mknod null"] = attempt(os.mknod, "/sandbox/null", 0o20600, os.makedev(1, 3))
-seen["interrupts"] = attempt(lambda: open("/proc/interrupts").read(1))
+seen["interrupts"] = "OK" if attempt(lambda: open("/proc/interrupts").read(1)) == "OK" and open("/proc/interrupts").read(1) else "masked"
 seen["powercap"] = os.path.isdir("/sys/devices/virtual/powercap") and os.listdir("/sys/devices/virtual/powercap")
 
 identity = seen["identity"] = {}
