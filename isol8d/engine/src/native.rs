@@ -24,7 +24,7 @@ mod launch;
 mod rootfs;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -345,8 +345,16 @@ impl Engine for NativeEngine {
         let shared = Arc::clone(&self.shared);
         let checked = blocking(move || {
             let cgroups = shared.ground.cgroups()?.describe();
-            let tools = shared.ground.tools()?;
-            Ok(format!("bubblewrap {}, {cgroups}", tools.bwrap.version))
+            let bwrap = &shared.ground.tools()?.bwrap;
+            // What was found once may be gone.
+            let init = shared.ground.place().kit.join("init");
+            for needed in [&bwrap.path, &init] {
+                if !needed.is_file() {
+                    let message = format!("`{}` is gone", needed.display());
+                    return Err(Failure::new(FailureKind::HostLacks, message));
+                }
+            }
+            Ok(format!("bubblewrap {}, {cgroups}", bwrap.version))
         });
         match timeout(Duration::from_secs(2), checked).await {
             Ok(Ok(detail)) => Health {
@@ -378,7 +386,14 @@ impl Engine for NativeEngine {
                 limits: None,
             }),
         });
-        lock(&self.shared.live).insert(spec.id.clone(), Arc::clone(&live));
+        match lock(&self.shared.live).entry(spec.id.clone()) {
+            // What follows would take the other one for a failed attempt.
+            Entry::Occupied(_) => {
+                let message = format!("there is a sandbox `{}` already", spec.id);
+                return Err(Failure::new(FailureKind::Internal, message));
+            }
+            Entry::Vacant(free) => drop(free.insert(Arc::clone(&live))),
+        }
         let failure = match self.make(spec, &live).await {
             Ok(sandbox) => return Ok(sandbox),
             Err(failure) => failure,

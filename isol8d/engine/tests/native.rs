@@ -5,6 +5,12 @@
 //! `ISOL8_INIT` names the init binary; otherwise the one in the target folder is
 //! taken: `cargo build -p isol8-init` makes it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests are tests"
+)]
+
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
@@ -647,6 +653,37 @@ async fn a_jail_that_cannot_be_made_says_why_and_leaves_nothing() {
         ["no such luck", "the launcher ended with exit status: 7"]
     );
     assert!(failure.hint.is_some());
+    bench.nothing_is_left().await;
+    fs::remove_file(bench.place.kit.join("init")).unwrap();
+    assert!(!bench.engine.health().await.healthy, "there is no init");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_limit_below_the_jails_own_need_is_named() {
+    let bench = Bench::new();
+    let mut spec = spec();
+    spec.limits.memory = ByteSize::bytes(64 << 10);
+    let before = Instant::now();
+    let failure = bench.engine.create(&spec).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::InvalidRequest, "{failure}");
+    assert!(failure.hint.unwrap().contains("--memory"));
+    assert!(
+        before.elapsed() < Duration::from_secs(5),
+        "it was waited for"
+    );
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_name_is_one_sandbox() {
+    let bench = Bench::new();
+    let spec = spec();
+    let mut sandbox = bench.engine.create(&spec).await.unwrap();
+    let failure = bench.engine.create(&spec).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Internal);
+    start(&mut sandbox, Runtime::Bash, "echo unharmed").await;
+    assert_eq!(finish(&mut sandbox).await.stdout, "unharmed\n");
+    bench.engine.destroy(&spec.id).await.unwrap();
     bench.nothing_is_left().await;
 }
 
