@@ -82,7 +82,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let env = variables::plain(&args.env)?;
     let secrets = variables::secret(&args.secret, world.env)?;
     let network = later::check(&args, world.env)?;
-    let program = source::read(&source, world)?;
+    let program = source::read(&source, runtime, world)?;
     let mut warnings = Vec::new();
     if image.is_empty() && world.config.dependencies.contains_key(&runtime) {
         warnings.push(format!(

@@ -7,13 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use isol8_core::{failure::Failure, request::MAX_CODE_BYTES, runtime::Runtime};
+use isol8_core::{
+    failure::Failure, module_kind::node_extension, request::MAX_CODE_BYTES, runtime::Runtime,
+};
 
 use super::{World, wrong};
 use crate::args::RunArgs;
 
 /// Longer extensions mean nothing to any interpreter.
 const MAX_EXTENSION: usize = 8;
+/// The extension of a node program that is an ES module.
+const MODULE: &str = "mjs";
 
 /// Where the program comes from.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,24 +77,22 @@ pub(super) fn runtime(source: &Source, flag: Option<&str>) -> Result<Runtime, Fa
     .map_err(|failure| failure.hint("say it with `--runtime python|node|bun|deno|bash`"))
 }
 
-/// Reads the program.
-pub(super) fn read(source: &Source, world: &mut World<'_>) -> Result<Program, Failure> {
+/// Reads the program that `runtime` will run.
+pub(super) fn read(
+    source: &Source,
+    runtime: Runtime,
+    world: &mut World<'_>,
+) -> Result<Program, Failure> {
     match source {
         Source::Inline(code) => {
             check_size("the program", code.len())?;
-            Ok(Program {
-                code: Bytes::copy_from_slice(code.as_bytes()),
-                extension: String::new(),
-            })
+            Ok(nameless(Bytes::copy_from_slice(code.as_bytes()), runtime))
         }
         Source::Stdin => {
             let code = (world.read_stdin)(read_limit())
                 .map_err(|error| wrong("cannot read the program from stdin").because(&error))?;
             check_size("the program on stdin", code.len())?;
-            Ok(Program {
-                code: code.into(),
-                extension: String::new(),
-            })
+            Ok(nameless(code.into(), runtime))
         }
         Source::File(path) => Ok(Program {
             code: read_file(path)?,
@@ -98,6 +100,18 @@ pub(super) fn read(source: &Source, world: &mut World<'_>) -> Result<Program, Fa
                 .filter(|extension| extension.len() <= MAX_EXTENSION)
                 .unwrap_or_default(),
         }),
+    }
+}
+
+/// A program without a file. `require` and `import` both work in one for node,
+/// also where node cannot tell them apart by itself.
+fn nameless(code: Bytes, runtime: Runtime) -> Program {
+    let module = runtime == Runtime::Node
+        && str::from_utf8(&code).is_ok_and(|code| node_extension(code) == MODULE);
+    let extension = if module { MODULE } else { "" };
+    Program {
+        code,
+        extension: extension.to_owned(),
     }
 }
 

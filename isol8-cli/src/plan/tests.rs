@@ -188,6 +188,23 @@ fn with_a_runtime_any_name_is_a_program() {
 }
 
 #[test]
+fn inline_node_code_may_import_and_require() {
+    let extension = |argv: &[&str]| start(argv).extension;
+    assert_eq!(extension(&["-r", "node", "-e", "require('os')"]), "");
+    assert_eq!(
+        extension(&["-r", "node", "-e", "import os from 'os'"]),
+        "mjs"
+    );
+    assert_eq!(extension(&["-r", "bun", "-e", "import os from 'os'"]), "");
+    let place = Place {
+        program: b"import 'os'",
+        ..Place::default()
+    };
+    let piped = planned(&place, &["-r", "node"]).expect("a plan");
+    assert_eq!(piped.start.extension, "mjs");
+}
+
+#[test]
 fn an_empty_program_is_a_program() {
     let place = Place {
         stdin: StdinKind::Readable,

@@ -25,6 +25,9 @@ const SMALL: usize = 4096;
 /// Pieces that wait for a slow reader, 256 KiB each at most.
 const QUEUE: usize = 16;
 
+/// What anybody may ask for (`/proc/sys/fs/pipe-max-size` by default).
+const PIPE_BYTES: usize = 1 << 20;
+
 /// Why output stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OutputError {
@@ -153,6 +156,7 @@ impl Output {
         let State::Direct(mut sink) = std::mem::replace(&mut self.0, nobody) else {
             return;
         };
+        widen(stdio::stdout());
         let (queue, mut pieces) = mpsc::channel::<Piece>(QUEUE);
         let (sender, done) = oneshot::channel();
         let work = move || {
@@ -288,6 +292,14 @@ fn has_room(fd: rustix::fd::BorrowedFd<'_>) -> bool {
     };
     // An error there (nobody reads) is found by the write.
     matches!(poll(&mut polled, Some(&now)), Ok(count) if count > 0)
+}
+
+/// Lets a pipe hold more than its 64 KiB, so that a flood changes between us and
+/// its reader less often. No pipe, or no permission: it stays as it is.
+fn widen(fd: rustix::fd::BorrowedFd<'_>) {
+    if rustix::pipe::fcntl_getpipe_size(fd).is_ok_and(|size| size < PIPE_BYTES) {
+        let _as_it_is = rustix::pipe::fcntl_setpipe_size(fd, PIPE_BYTES);
+    }
 }
 
 /// Writes all, also where somebody made the descriptor non-blocking: it may be
