@@ -17,7 +17,7 @@ use isol8_core::{
     ids::{Principal, RunId},
     mask::Secrets,
     outcome::{Counters, Outcome, Usage, Verdict},
-    request::RunRequest,
+    request::{RunLimits, RunRequest},
     sandbox::{EngineKind, Limits, SandboxKey},
 };
 use isol8_engine::Sandbox;
@@ -124,7 +124,7 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
     let queued = || job.outbox.event(phase(v1::Phase::Queued));
     let _pass = tokio::select! {
         biased;
-        () = job.cancel.cancelled() => return Ok(ended_early(Verdict::Cancelled, None)),
+        () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
         pass = daemon.gate.enter(job.principal, queued) => pass?,
     };
     // The budget begins here: time in the queue is not the program's.
@@ -133,7 +133,7 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
     let _front = Front::enter(&daemon.pool);
     let leased = tokio::select! {
         biased;
-        () = job.cancel.cancelled() => return Ok(ended_early(Verdict::Cancelled, None)),
+        () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
         leased = lease(daemon, engine, request, &job.outbox, &mut deadline) => leased?,
     };
     let Some(lease) = leased else {
@@ -152,6 +152,7 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
         link,
         interpreter,
     } = sandbox;
+    let leased_after = began.elapsed();
     tracing::Span::current().record("sandbox_id", tracing::field::display(&sandbox_id));
     job.outbox.event(Event::Accepted(v1::Accepted {
         run_id: id.to_string(),
@@ -178,7 +179,7 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
     pump.finish();
     let now = match seen {
         // Nobody is there to be told.
-        Seen::Cancelled if !daemon.cancel_runs.is_cancelled() => None,
+        Seen::Cancelled => None,
         seen => {
             let patience = if seen.needs_counters() {
                 VERDICT_COUNTERS
@@ -189,6 +190,13 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
         }
     };
     let used = now.map(|now| since(pump.baseline, now));
+    tracing::debug!(
+        leased_us = leased_after.as_micros(),
+        ran_us = wall.as_micros(),
+        counted_us = began.elapsed().as_micros(),
+        parked = pump.parked,
+        "run phases"
+    );
     Ok(Ended {
         outcome: conclude(seen, used, wall, &pump, request),
         hold: Some(hold),
@@ -255,6 +263,17 @@ impl Drop for Front<'_> {
 fn reading(hold: &Hold) -> Reading {
     let (engine, id) = (Arc::clone(hold.engine()), hold.id().clone());
     Box::pin(async move { engine.counters(&id).await.ok() })
+}
+
+/// The end of a run that was given up before it had a sandbox.
+fn cancelled_early(daemon: &Daemon) -> Ended {
+    let seen = if daemon.cancel_runs.is_cancelled() {
+        Seen::Stopped
+    } else {
+        Seen::Cancelled
+    };
+    let (verdict, reason) = judge(seen, None, &RunLimits::default());
+    ended_early(verdict, reason)
 }
 
 /// The end of a run that never had a sandbox.

@@ -74,6 +74,8 @@ pub(super) struct Pump<'a> {
     pub(super) stderr: Lane,
     stdin: Stdin,
     started: bool,
+    /// The parked interpreter went on; else the program was started plainly.
+    pub(super) parked: bool,
     unsent: usize,
     /// Set when we ended it ourselves.
     ending: Option<Seen>,
@@ -109,6 +111,7 @@ impl<'a> Pump<'a> {
             stderr: lane(Channel::Stderr),
             stdin: Stdin::new(request.stdin),
             started: false,
+            parked: false,
             unsent: 0,
             ending: None,
             rusage: None,
@@ -144,7 +147,7 @@ impl<'a> Pump<'a> {
                     if !stops.daemon.is_cancelled() {
                         return Ok(Seen::Cancelled);
                     }
-                    deadline = self.kill(Seen::Cancelled);
+                    deadline = self.kill(Seen::Stopped);
                 }
                 () = sleep_until(deadline) => match self.ending {
                     Some(seen) => return Ok(seen),
@@ -243,6 +246,7 @@ impl<'a> Pump<'a> {
             Ok(Message::Stderr(bytes)) => self.stderr.take(bytes, self.outbox),
             Ok(Message::Started(started)) => {
                 self.started = true;
+                self.parked = started.parked;
                 self.stdin.granted(started.stdin_credit);
                 Ok(())
             }

@@ -17,8 +17,10 @@ pub(crate) enum Seen {
     Signal(i32),
     /// The time was over; whatever init said afterwards is our own doing.
     Deadline,
-    /// The client went, or the daemon is going down.
+    /// The client went.
     Cancelled,
+    /// The daemon is going down.
+    Stopped,
     /// The stream to init ended without a word.
     LinkLost,
     /// Init said what it may not say.
@@ -54,6 +56,10 @@ pub(crate) fn judge(
         (Seen::Signal(signal), _) => (Verdict::Signalled(signal), None),
         (Seen::Deadline, _) => (Verdict::TimedOut, Some(timeout_reason(limits.timeout))),
         (Seen::Cancelled, _) => (Verdict::Cancelled, None),
+        (Seen::Stopped, _) => (
+            Verdict::Cancelled,
+            Some("the daemon was stopped".to_owned()),
+        ),
         (Seen::LinkLost, None) => (
             Verdict::SandboxLost,
             Some("the sandbox went away while the program ran".to_owned()),
@@ -188,6 +194,12 @@ mod tests {
             expect!["the time limit of 30000 ms was over"],
         );
         check(Seen::Cancelled, None, Verdict::Cancelled, expect![""]);
+        check(
+            Seen::Stopped,
+            None,
+            Verdict::Cancelled,
+            expect!["the daemon was stopped"],
+        );
     }
 
     #[test]
