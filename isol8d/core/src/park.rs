@@ -22,9 +22,25 @@ pub struct ParkPlan {
     pub entry_path: String,
 }
 
-/// How `interpreter` parks; `None` where starting plainly is as good.
+/// How `interpreter` parks; `None` for runtimes that start plainly.
 ///
-/// Python waits at the end of its `site`, node behind its bootstrap.
+/// Python waits at the end of its `site`, node behind its bootstrap. From the
+/// start of a program that prints a number to its first byte and to its exit, on
+/// two cores, in milliseconds:
+///
+/// | | plain | parked |
+/// |---|---|---|
+/// | python 3.11 | 12 and 16 | 0.1 and 2 |
+/// | node 20, CommonJS | 22 and 26 | 1.4 and 5 |
+/// | node 20, module | 25 and 29 | 5 and 10 |
+/// | bun 1.4 | 8 and 9 | 1.2 and 3.4 |
+/// | deno 2.9 | 22 and 28 | – |
+///
+/// Bun would gain, but a program can tell: with anything preloaded, bun runs the
+/// entry inside a promise job, so that promise callbacks come before
+/// `process.nextTick`; and it has read the colours, `HOME`, `.env` and
+/// `bunfig.toml` by then. Deno has loaded the whole graph of its entry before it
+/// runs a preloaded module: there is no point to wait at. Bash starts in 2 ms.
 #[must_use]
 pub fn plan(runtime: Runtime, interpreter: &str) -> Option<ParkPlan> {
     let (name, value) = match runtime {
