@@ -55,7 +55,10 @@ impl PrivateDocker {
         let folder = self.folder.path().display().to_string();
         drop(fs::remove_file(format!("{folder}/pid")));
         let log = fs::File::create(format!("{folder}/log")).expect("the folder is ours");
-        let child = Command::new("dockerd")
+        // In a network namespace of its own: with `--bridge none` dockerd removes
+        // `docker0`, and there it must not be the one of the host's engine.
+        let child = Command::new("unshare")
+            .args(["--net", "--", "dockerd"])
             .env(
                 "PATH",
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
