@@ -368,7 +368,8 @@ impl Engine for FakeEngine {
             interpreter: Interpreter {
                 program: spec.key.runtime.executable().to_owned(),
                 path: "/usr/local/bin:/usr/bin:/bin".to_owned(),
-                parkable: self.state().parkable,
+                // The hooks fit our own images alone.
+                parkable: self.state().parkable && spec.key.image.is_none(),
             },
         })
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use isol8_core::{
-    env,
+    env, park,
     request::{RunRequest, bytes_of_code::Code},
 };
 use isol8_engine::Interpreter;
@@ -33,9 +33,8 @@ pub(super) struct Program {
 impl Program {
     pub(super) fn new(request: &RunRequest, interpreter: &Interpreter, parked: bool) -> Self {
         let name = format!("main.{}", request.extension);
-        let use_parked = parked && fits_parked(request);
         Self {
-            exec: Some(exec(request, interpreter, &name, use_parked)),
+            exec: Some(exec(request, interpreter, &name, parked)),
             path: name.into_bytes().into(),
             code: request.code.clone(),
             offset: 0,
@@ -73,21 +72,9 @@ impl Program {
     }
 }
 
-/// A parked interpreter is past its start: it cannot serve a request that
-/// changes what it reads there, nor a file that it was not told of.
-fn fits_parked(request: &RunRequest) -> bool {
-    let runtime = request.runtime;
-    let mut names = request.env.keys().chain(request.secrets.keys());
-    request.image.is_none() && !names.any(|name| env::is_read_at_start(runtime, name))
-}
-
-fn exec(
-    request: &RunRequest,
-    interpreter: &Interpreter,
-    file_name: &str,
-    use_parked: bool,
-) -> Exec {
-    let mut variables = env::base(request.runtime, &interpreter.path);
+fn exec(request: &RunRequest, interpreter: &Interpreter, file_name: &str, parked: bool) -> Exec {
+    let base = env::base(request.runtime, &interpreter.path);
+    let mut variables = base.clone();
     for (name, value) in &request.env {
         variables.insert(name.clone(), value.clone());
     }
@@ -95,6 +82,13 @@ fn exec(
         variables.insert(name.clone(), secret.0.clone());
     }
     let program = format!("{}/{file_name}", env::HOME);
+    // A parked interpreter is past its start: it cannot serve a program that
+    // changes what it has read by then, nor one that it would not look for.
+    let use_parked = parked
+        && park::plan(request.runtime, &interpreter.program).is_some_and(|plan| {
+            park::takes_entry(request.runtime, &plan, &program)
+                && park::fits(request.runtime, &base, &variables)
+        });
     let argv = request.runtime.command_line(&interpreter.program, &program);
     Exec {
         command: Some(Command {
