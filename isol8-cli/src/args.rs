@@ -10,7 +10,10 @@ use clap::{
 };
 use isol8_core::failure::{Failure, FailureKind};
 
-use crate::{console::Console, exit::Exit};
+use crate::{
+    console::Console,
+    exit::{EXIT_CODES, Exit},
+};
 
 /// Runs code you do not trust in a sandbox of its own, in milliseconds.
 #[derive(Debug, Parser)]
@@ -27,6 +30,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a program in a fresh sandbox
+    #[command(after_help = EXIT_CODES)]
     Run(Box<RunArgs>),
     /// Build the base images of the Docker engine
     Setup(SetupArgs),
@@ -39,6 +43,8 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Check everything that can stop a run, and say how to mend it
+    ///
+    /// Ends with 1 if a check failed.
     Doctor {
         /// Print JSON
         #[arg(long)]

@@ -196,6 +196,17 @@ async fn link(stream: StdStream, path: &Path) -> Result<Link, Failure> {
     })
 }
 
+/// The failure of a daemon that took the connection and says nothing.
+pub(crate) fn silent(link: &Link) -> Failure {
+    let shown = link.socket.display();
+    let process = link
+        .pid
+        .map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let seconds = ANSWER_TIMEOUT.as_secs();
+    let message = format!("the isol8 daemon{process} at `{shown}` is silent for {seconds} s");
+    Failure::new(FailureKind::EngineTimeout, message).hint("`isol8 daemon logs` may say why")
+}
+
 /// What the daemon said in place of an answer.
 pub(crate) fn unwanted(status: &Status) -> Failure {
     if !status.details().is_empty()

@@ -4,6 +4,16 @@ use std::process::{ExitCode, Termination};
 
 use isol8_core::failure::{Failure, FailureKind};
 
+/// The same for people: what `isol8 run --help` ends with.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  the program's own, or 128+n if signal n ended it
+  137  the time or the memory of the run was used up (stderr says which)
+  125  isol8 itself failed; also when the copy of --out is not complete
+    2  what was typed is wrong, and nothing was done
+  130  Ctrl-C ended the run (143 SIGTERM, 129 SIGHUP)
+  141  nobody reads stdout any more";
+
 /// Why the process ends, and so with which code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -110,6 +120,23 @@ mod tests {
             125  Failed
         "]]
         .assert_eq(&table);
+    }
+
+    #[test]
+    fn the_help_names_every_code_of_ours() {
+        for exit in [
+            Exit::TimedOut,
+            Exit::OomKilled,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Interrupted(2),
+            Exit::Interrupted(15),
+            Exit::Interrupted(1),
+            Exit::StdoutClosed,
+        ] {
+            let code = exit.code().to_string();
+            assert!(EXIT_CODES.contains(&code), "{exit:?}");
+        }
     }
 
     #[test]

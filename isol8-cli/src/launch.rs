@@ -197,10 +197,7 @@ impl Starter {
     /// The failure with the daemon's own last words.
     fn explain(&self, what: &str) -> Failure {
         let lines = logfile::tail(&self.log, self.from, LOG_LINES).unwrap_or_default();
-        let failure = lines
-            .into_iter()
-            .fold(self.failed().cause(what), Failure::cause);
-        failure.hint("`isol8 doctor` checks this host; `isol8 daemon logs` shows the whole log")
+        last_words(self.failed().cause(what), &lines)
     }
 
     /// Starts the daemon, inside a scope of systemd's if there is one.
@@ -236,6 +233,23 @@ impl Starter {
             .stderr(log.try_clone()?);
         Ok(command)
     }
+}
+
+/// What the daemon says at its end has the shape of our own messages: its hint
+/// is worth more than ours.
+fn last_words(failure: Failure, lines: &[String]) -> Failure {
+    let usual = "`isol8 doctor` checks this host; `isol8 daemon logs` shows the whole log";
+    let mut failure = failure.hint(usual);
+    for line in lines {
+        let told = ["error: ", "cause: "]
+            .iter()
+            .find_map(|label| line.strip_prefix(label));
+        failure = match line.strip_prefix("hint: ") {
+            Some(hint) => failure.hint(hint),
+            None => failure.cause(told.unwrap_or(line)),
+        };
+    }
+    failure
 }
 
 fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
@@ -279,4 +293,26 @@ fn scope(paths: &Paths) -> Option<PathBuf> {
     let manager = runtime_dir.join("systemd/private");
     StdStream::connect(manager).ok()?;
     paths.find("systemd-run")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemons_own_hint_counts() {
+        let say = |lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            last_words(Failure::new(FailureKind::Internal, "x"), &lines)
+        };
+        let said = say(&[
+            "INFO serving",
+            "error: no room",
+            "cause: disk full",
+            "hint: free some",
+        ]);
+        assert_eq!(said.causes, ["INFO serving", "no room", "disk full"]);
+        assert_eq!(said.hint.as_deref(), Some("free some"));
+        assert!(say(&[]).hint.is_some_and(|hint| hint.contains("doctor")));
+    }
 }

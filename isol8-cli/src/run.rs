@@ -22,10 +22,11 @@ use isol8_core::failure::{Failure, FailureKind};
 use isol8_proto::v1::{
     Accepted, Exited, RunEvent, run_event::Event, run_service_client::RunServiceClient,
 };
+use tokio::time::timeout;
 use tonic::{Response, Streaming};
 
 use crate::{
-    connect::{Link, unwanted},
+    connect::{ANSWER_TIMEOUT, Link, silent, unwanted},
     console::{Console, printable},
     plan::{Plan, Stdin},
 };
@@ -77,8 +78,12 @@ pub(crate) async fn carry_out(
     };
     let (requests, sender) = requests::requests(plan.start, stdin);
     let mut signals = Signals::new(sender)?;
-    let response = match signals.during(client.run(requests)).await {
-        Ok(response) => response.map_err(|status| unwanted(&status))?,
+    // The answer only says that the daemon heard us: a run that waits for its
+    // turn waits afterwards.
+    let answer = timeout(ANSWER_TIMEOUT, client.run(requests));
+    let response = match signals.during(answer).await {
+        Ok(Ok(response)) => response.map_err(|status| unwanted(&status))?,
+        Ok(Err(_)) => return Err(silent(link)),
         Err(signal) => return Ok(Ended::Interrupted(signal)),
     };
     check_version(&response, console);

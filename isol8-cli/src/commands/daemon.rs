@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{answer, status};
 use crate::{
     args::DaemonCommand,
-    connect::{self, ANSWER_TIMEOUT, Link, unwanted},
+    connect::{self, ANSWER_TIMEOUT, Link, silent, unwanted},
     console::Console,
     exit::Exit,
     paths::Paths,
@@ -70,7 +70,7 @@ async fn stop(paths: &Paths, console: &Console) -> Result<Exit, Failure> {
         .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let mut client = AdminServiceClient::new(link.channel.clone());
     let order = timeout(ANSWER_TIMEOUT, client.shutdown(ShutdownRequest {})).await;
-    let order = order.map_err(|_| status::silent(&link))?;
+    let order = order.map_err(|_| silent(&link))?;
     if let Err(status) = order {
         let failure = unwanted(&status);
         // It may be gone before it has answered.

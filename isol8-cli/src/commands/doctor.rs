@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{answer, answer_json, status};
 use crate::{
-    connect::{self, ANSWER_TIMEOUT, Link, unwanted},
+    connect::{self, ANSWER_TIMEOUT, Link, silent, unwanted},
     console::{Console, printable},
     exit::Exit,
     paths::Paths,
@@ -148,7 +148,7 @@ async fn ask(link: &Link) -> Result<Vec<Check>, Failure> {
     };
     let mut client = AdminServiceClient::new(link.channel.clone());
     let answer = timeout(ANSWER_TIMEOUT, client.doctor(DoctorRequest {})).await;
-    let answer = answer.map_err(|_| status::silent(link))?;
+    let answer = answer.map_err(|_| silent(link))?;
     let checks = answer
         .map_err(|status| unwanted(&status))?
         .into_inner()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isol8_core::failure::{Failure, FailureKind};
+use isol8_core::failure::Failure;
 use isol8_proto::v1::{
     EngineStatus, PoolStatus, SessionInfo, StatusRequest, StatusResponse,
     admin_service_client::AdminServiceClient,
@@ -15,7 +15,7 @@ use super::{
     table::{print, table},
 };
 use crate::{
-    connect::{self, ANSWER_TIMEOUT, Link, no_daemon, unwanted},
+    connect::{self, ANSWER_TIMEOUT, Link, no_daemon, silent, unwanted},
     console::Console,
     exit::Exit,
     paths::Paths,
@@ -52,17 +52,6 @@ pub(super) async fn ask(link: &Link) -> Result<StatusResponse, Failure> {
     let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {})).await;
     let answer = answer.map_err(|_| silent(link))?;
     Ok(answer.map_err(|status| unwanted(&status))?.into_inner())
-}
-
-/// The failure of a daemon that took the connection and says nothing.
-pub(super) fn silent(link: &Link) -> Failure {
-    let shown = link.socket.display();
-    let process = link
-        .pid
-        .map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    let seconds = ANSWER_TIMEOUT.as_secs();
-    let message = format!("the isol8 daemon{process} at `{shown}` is silent for {seconds} s");
-    Failure::new(FailureKind::EngineTimeout, message).hint("`isol8 daemon logs` may say why")
 }
 
 /// For a daemon that is not of our version.
