@@ -55,7 +55,8 @@
   const parked = process.argv[1];
   if (entry === parked) return;
   process.argv[1] = entry;
-  let asks = /\.m[jt]s$/.test(entry) ? 1 : 2;
+  const asModule = process.features.typescript ? /\.m[jt]s$/ : /\.mjs$/;
+  let asks = asModule.test(entry) ? 1 : 2;
   Object.defineProperty(Module._pathCache, `${parked}\0`, {
     configurable: true,
     get() {

@@ -136,6 +136,14 @@ impl Program {
         self.stderr.seal();
     }
 
+    /// Whether the rest of its output can be taken now. A pipe that somebody
+    /// inside has emptied says nothing any more, so that it must be looked at
+    /// and not waited for.
+    pub(crate) fn is_draining(&self) -> bool {
+        let ready = |output: &Output| output.left.is_some() && output.wanted().is_some();
+        ready(&self.stdout) || ready(&self.stderr)
+    }
+
     /// How it ended, once its output has been passed on.
     pub(crate) fn exited(&self) -> Option<Exited> {
         let end = self.end?;

@@ -128,7 +128,13 @@ impl Supervisor {
                 fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLOUT));
             }
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        let draining = self.program.as_ref().is_some_and(Program::is_draining);
+        let timeout = if draining && self.outbox.has_room() {
+            PollTimeout::ZERO
+        } else {
+            PollTimeout::NONE
+        };
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(LinkError::Io(errno.into())),
         }

@@ -318,6 +318,10 @@ impl SpawnError {
     }
 }
 
+/// What a child says that cannot become the program: errno and step. A pipe
+/// takes it whole.
+const VERDICT_BYTES: usize = 5;
+
 /// Starts `image` as leader of a session and process group of its own, with
 /// default signals, an empty signal mask and no descriptors but those given.
 /// Returns when exec has happened or failed.
@@ -350,19 +354,19 @@ pub(crate) fn spawn(image: &Image, stdio: &Stdio<'_>) -> Result<Pid, SpawnError>
         });
     }
     drop(child_report);
-    let mut verdict = [0_u8; 8];
-    let read = io::Read::read(&mut std::fs::File::from(report), &mut verdict);
-    match read {
-        Ok(0) => Ok(Pid(pid)),
-        // A pipe gives a write of 8 bytes whole.
-        Ok(_) => {
-            let [a, b, c, d, step, ..] = verdict;
+    // Retries when a signal comes in between.
+    let mut verdict = Vec::new();
+    let read = io::Read::read_to_end(&mut std::fs::File::from(report), &mut verdict);
+    match read.map(|_| verdict.first_chunk::<VERDICT_BYTES>()) {
+        // Exec closed the pipe; or the child was killed, which [`reap`] finds.
+        Ok(None) => Ok(Pid(pid)),
+        Ok(Some([a, b, c, d, step])) => {
             let step = match step {
                 1 => Step::Cwd,
                 2 => Step::Exec,
                 _ => Step::Other,
             };
-            let source = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
+            let source = io::Error::from_raw_os_error(i32::from_ne_bytes([*a, *b, *c, *d]));
             Err(SpawnError { step, source })
         }
         Err(source) => Err(SpawnError::other(source)),
@@ -386,7 +390,7 @@ unsafe fn become_program(
             .raw_os_error()
             .unwrap_or(0)
             .to_ne_bytes();
-        let verdict = [a, b, c, d, step, 0, 0, 0];
+        let verdict: [u8; VERDICT_BYTES] = [a, b, c, d, step];
         // SAFETY: the buffer is readable; _exit runs nothing of the parent's.
         unsafe {
             libc::write(report.as_raw_fd(), verdict.as_ptr().cast(), verdict.len());

@@ -1,6 +1,10 @@
 //! What a program can do to PID 1: nothing.
 
-use crate::rig::Rig;
+use std::time::Duration;
+
+use isol8_proto::init::{Exec, exited::How, from_init};
+
+use crate::rig::{Rig, bash, plain};
 
 #[test]
 fn no_signal_from_inside_ends_or_stops_init() {
@@ -83,9 +87,34 @@ for fd in range(0, 8):
 #[test]
 fn a_program_that_steals_its_own_output_does_not_hold_the_end() {
     let mut rig = Rig::start();
-    // A child opens the pipe for reading and takes what is in it.
-    let outcome = rig.bash(
-        "cat /proc/self/fd/1 >/dev/null 2>&1 < /proc/$$/fd/1 & sleep 0.05; echo gone; exit 4",
+    // When the main process has gone and the daemon has not yet taken its
+    // output, a child takes it.
+    let thief = "import os, time
+os.write(1, b'x' * 50_000)
+if os.fork():
+    os._exit(4)
+while os.getppid() != 1:
+    time.sleep(0.001)
+pipe = os.open('/proc/self/fd/1', os.O_RDONLY)
+time.sleep(0.1)
+os.read(pipe, 60_000)
+os.write(2, b'stolen')
+time.sleep(60)
+";
+    rig.put("thief.py", thief.as_bytes()).expect("written");
+    let exec = Exec {
+        stdout_credit: 10,
+        ..plain(bash("exec /usr/bin/python3 thief.py"))
+    };
+    rig.exec(exec).expect("started");
+    let seen = rig.recv();
+    assert!(
+        matches!(&seen, from_init::Message::Stdout(bytes) if bytes.len() == 10),
+        "{seen:?}"
     );
-    assert_eq!(outcome.how, Some(isol8_proto::init::exited::How::Code(4)));
+    std::thread::sleep(Duration::from_millis(500));
+    rig.credit(1 << 20, 1 << 20);
+    let (mut stdout, mut stderr) = (vec![], vec![]);
+    let exited = rig.drain(&mut stdout, &mut stderr);
+    assert_eq!((exited.how, stdout.len()), (Some(How::Code(4)), 0));
 }

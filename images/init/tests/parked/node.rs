@@ -223,6 +223,10 @@ else {
         files: &[("node_modules/pack/index.js", "module.exports = __filename;")],
         ..case("NODE_PATH", "main.js", "console.log(require('module').createRequire('/tmp/x.js')('pack'));")
     },
+    case("typescript", "main.ts", "const x: number = 1;\nconsole.log(x, __filename, process.argv);"),
+    case("typescript module", "main.mts", "const x: number = 1;\nexport {};\nconsole.log(x, import.meta.url);"),
+    case("no extension", "main", "console.log(__filename, process.argv, require.main === module);"),
+    case("module syntax in a script", "main.js", "const x = await import('fs');\nconsole.log(typeof x.readFileSync, import.meta.url);"),
     case("vm and eval", "main.js", "const vm = require('vm');\nconsole.log(vm.runInNewContext('1 + 1'), eval('typeof module'), new Function('return typeof require')());\ntry { vm.runInThisContext('throw new Error(1)', 'f.js'); } catch (e) { console.log(e.stack); }"),
     case("big libraries", "main.js", "for (const m of ['http', 'https', 'crypto', 'zlib', 'net', 'tls', 'readline', 'perf_hooks', 'test']) { try { require(m); } catch (e) { console.log(m, e.code); } }\nconsole.log(require('crypto').createHash('sha256').update('x').digest('hex'), typeof fetch, structuredClone({ a: 1 }));"),
     case("compressed in threads", "main.mjs", "import { promisify } from 'util';\nimport zlib from 'zlib';\nconst out = await Promise.all([1, 2, 3, 4, 5].map((n) => promisify(zlib.gzip)('x'.repeat(n * 1e5))));\nconsole.log(out.map((b) => b.length));"),
