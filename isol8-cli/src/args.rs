@@ -89,19 +89,19 @@ pub(crate) struct SetupArgs {
     /// Build even where nothing changed
     #[arg(long)]
     pub(crate) force: bool,
-    /// Packages of the custom python image, separated by commas
+    /// Packages of the custom python image, separated by commas (not there yet)
     #[arg(long, value_name = "PACKAGES")]
     pub(crate) python: Option<String>,
-    /// Packages of the custom node image, separated by commas
+    /// Packages of the custom node image, separated by commas (not there yet)
     #[arg(long, value_name = "PACKAGES")]
     pub(crate) node: Option<String>,
-    /// Packages of the custom bun image, separated by commas
+    /// Packages of the custom bun image, separated by commas (not there yet)
     #[arg(long, value_name = "PACKAGES")]
     pub(crate) bun: Option<String>,
-    /// Packages of the custom deno image, separated by commas
+    /// Packages of the custom deno image, separated by commas (not there yet)
     #[arg(long, value_name = "PACKAGES")]
     pub(crate) deno: Option<String>,
-    /// Packages of the custom bash image, separated by commas
+    /// Packages of the custom bash image, separated by commas (not there yet)
     #[arg(long, value_name = "PACKAGES")]
     pub(crate) bash: Option<String>,
 }
@@ -123,14 +123,15 @@ pub(crate) struct RunArgs {
     /// Stream our standard input to the program, even from a terminal
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Install a package before the run (repeatable)
+    /// Install a package before the run (repeatable; not there yet)
     #[arg(long, value_name = "PACKAGE", allow_hyphen_values = true)]
     pub(crate) install: Vec<String>,
 
-    /// What the program can reach: none, host or filtered [default: none]
+    /// What the program can reach: none, host or filtered [default: none; the
+    /// others are not there yet]
     #[arg(long, value_name = "MODE", help_heading = "Network")]
     pub(crate) net: Option<String>,
-    /// Hosts that `filtered` lets through, a regex (repeatable)
+    /// Hosts that `filtered` lets through, a regex (repeatable; not there yet)
     #[arg(
         long,
         value_name = "REGEX",
@@ -138,7 +139,7 @@ pub(crate) struct RunArgs {
         help_heading = "Network"
     )]
     pub(crate) allow: Vec<String>,
-    /// Hosts that `filtered` blocks, a regex (repeatable)
+    /// Hosts that `filtered` blocks, a regex (repeatable; not there yet)
     #[arg(
         long,
         value_name = "REGEX",
@@ -146,7 +147,7 @@ pub(crate) struct RunArgs {
         help_heading = "Network"
     )]
     pub(crate) deny: Vec<String>,
-    /// Print the requests of `filtered` as JSON lines at the end
+    /// Print the requests of `filtered` as JSON lines at the end (not there yet)
     #[arg(long, help_heading = "Network")]
     pub(crate) log_network: bool,
 
@@ -233,13 +234,13 @@ pub(crate) struct RunArgs {
         help_heading = "Sandbox"
     )]
     pub(crate) secret: Vec<String>,
-    /// Run in the session
+    /// Run in the session (not there yet)
     #[arg(long, help_heading = "Sandbox")]
     pub(crate) persistent: bool,
-    /// Which session to run in
+    /// Which session to run in (not there yet)
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub(crate) session: Option<String>,
-    /// Keep the sandbox after the run
+    /// Keep the sandbox after the run (not there yet)
     #[arg(long, help_heading = "Sandbox")]
     pub(crate) persist: bool,
 
@@ -256,7 +257,7 @@ pub(crate) struct RunArgs {
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 
-    /// A remote `isol8 serve` to run on
+    /// A remote `isol8 serve` to run on (not there yet)
     #[arg(long, value_name = "URL", help_heading = "Remote")]
     pub(crate) host: Option<String>,
     /// The key for --host [default: $ISOL8_API_KEY]
