@@ -71,6 +71,15 @@ both_engines! {
         let ran = stage.python(ESCAPE).args(["--timeout", "60000"]).go();
         ran.ok();
         let seen = ran.json();
+        let mut seen = seen;
+        if stage.engine() == Engine::Docker {
+            // Newer than the engine's libseccomp: its runtime calls them absent.
+            for name in ["statmount", "listmount"] {
+                let newer = seen["denied"].as_object_mut().expect("an object").remove(name);
+                let result = newer.as_ref().and_then(Value::as_str).unwrap_or("none");
+                assert!(["EPERM", "ENOSYS"].contains(&result), "{name}: {result}");
+            }
+        }
         all_are(&seen, "denied", &["EPERM"]);
         all_are(&seen, "absent", &["ENOSYS"]);
         all_are(&seen, "sockets", &["EPERM"]);

@@ -136,11 +136,17 @@ both_engines! {
         if stage.engine() == Engine::Docker {
             let label = format!("label=isol8.daemon={}", stage.daemon_id().expect("it has one"));
             let ids = host::tool("docker", &["ps", "-aq", "--filter", &label]);
+            let mut looked = 0;
             for id in ids.lines() {
-                clean("docker inspect", &host::tool("docker", &["inspect", id]));
-                let log = Command::new("docker").args(["logs", id]).output().expect("docker runs");
-                clean("docker logs", &String::from_utf8_lossy(&log.stdout));
+                // A warm one may be gone by now.
+                for verb in ["inspect", "logs"] {
+                    let output = Command::new("docker").args([verb, id]).output().expect("docker runs");
+                    clean(verb, &String::from_utf8_lossy(&output.stdout));
+                    clean(verb, &String::from_utf8_lossy(&output.stderr));
+                    looked += usize::from(verb == "inspect" && output.status.success());
+                }
             }
+            assert!(looked > 0, "the run's container was looked at");
         }
         // Core dumps are off for whoever knows the value.
         let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid.as_raw_nonzero()));

@@ -1,6 +1,6 @@
 //! What a daemon left on the host after its end: nothing, or a failed test.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use super::host;
 
@@ -47,7 +47,14 @@ impl Leftovers {
 fn containers(daemon_id: &str) -> Vec<String> {
     let label = format!("label=isol8.daemon={daemon_id}");
     let listed = host::tool("docker", &["ps", "-aq", "--no-trunc", "--filter", &label]);
-    listed.lines().map(str::to_owned).collect()
+    // Docker 20.10 may go on listing a container that died while it was being
+    // removed; the engine knows nothing of it any more, and neither can we.
+    let known = |id: &&str| {
+        let mut docker = Command::new("docker");
+        docker.args(["inspect", "--type", "container", id]);
+        docker.output().is_ok_and(|output| output.status.success())
+    };
+    listed.lines().filter(known).map(str::to_owned).collect()
 }
 
 /// `<controller>/…/isol8/<daemon id>` on v1, the same below one root on v2: the
