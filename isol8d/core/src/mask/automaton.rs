@@ -3,12 +3,18 @@
 /// A state: how much of which string the last bytes are. Numbered by depth.
 pub(super) type State = u32;
 
+/// Set in what [`Automaton::next`] gives when a string ends there.
+pub(super) const ENDS: State = 1 << 31;
+
 /// Nothing of any string.
 pub(super) const ROOT: State = 0;
 
 /// States with a row of their own, the shallow ones: where a scan of anything
 /// but secrets spends its time. 512 rows are half a MiB.
 const MOST_ROWS: usize = 512;
+
+/// Bytes that are looked at one by one before many are looked at at once.
+const NEAR: usize = 16;
 
 /// The strings.
 pub(super) struct Automaton {
@@ -19,7 +25,7 @@ pub(super) struct Automaton {
     /// The byte that leads into each state.
     labels: Vec<u8>,
     /// The bytes that lead out of the root.
-    starts: Starts,
+    starts: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
@@ -32,12 +38,6 @@ struct Node {
     depth: u32,
     /// The length of the longest string that ends here; 0 if none does.
     longest: u32,
-}
-
-enum Starts {
-    /// Up to three: the processor looks at many bytes at once.
-    Few(Vec<u8>),
-    Many(Box<[bool; 256]>),
 }
 
 impl Automaton {
@@ -67,23 +67,39 @@ impl Automaton {
             let fallback = node.fallback as usize * 256;
             table.copy_within(fallback..fallback + 256, state * 256);
             for child in node.first_child..node.first_child + State::from(node.children) {
-                table[state * 256 + usize::from(self.labels[child as usize])] = child;
+                let byte = usize::from(self.labels[child as usize]);
+                table[state * 256 + byte] = self.marked(child);
             }
         }
         self.table = table;
         self.rows = State::try_from(rows).expect("a small constant bounds it");
     }
 
-    /// The state after one more byte.
+    /// The state after one more byte, with [`ENDS`].
     #[inline]
-    pub(super) fn next(&self, mut state: State, byte: u8) -> State {
+    pub(super) fn next(&self, state: State, byte: u8) -> State {
+        match self.table.get(state as usize * 256 + usize::from(byte)) {
+            Some(next) => *next,
+            None => self.next_deep(state, byte),
+        }
+    }
+
+    fn next_deep(&self, mut state: State, byte: u8) -> State {
         while state >= self.rows {
             if let Some(child) = child(&self.nodes, &self.labels, state, byte) {
-                return child;
+                return self.marked(child);
             }
             state = self.nodes[state as usize].fallback;
         }
         self.table[state as usize * 256 + usize::from(byte)]
+    }
+
+    fn marked(&self, state: State) -> State {
+        if self.longest(state) > 0 {
+            state | ENDS
+        } else {
+            state
+        }
     }
 
     /// How many of the last bytes are the beginning of a string.
@@ -92,7 +108,6 @@ impl Automaton {
     }
 
     /// The length of the longest string that ends here; 0 if none does.
-    #[inline]
     pub(super) fn longest(&self, state: State) -> u32 {
         self.nodes[state as usize].longest
     }
@@ -100,15 +115,20 @@ impl Automaton {
     /// Where the first byte stands that leads out of the root.
     #[inline]
     pub(super) fn find_start(&self, bytes: &[u8]) -> Option<usize> {
-        match &self.starts {
-            Starts::Few(starts) => match starts[..] {
-                [a] => memchr::memchr(a, bytes),
-                [a, b] => memchr::memchr2(a, b, bytes),
-                [a, b, c] => memchr::memchr3(a, b, c, bytes),
-                _ => None,
-            },
-            Starts::Many(set) => bytes.iter().position(|byte| set[usize::from(*byte)]),
+        // The next one is often near, and a call is dearer than a few looks.
+        let near = bytes.len().min(NEAR);
+        let leads_out = |byte: &u8| self.table[usize::from(*byte)] != ROOT;
+        if let Some(found) = bytes[..near].iter().position(leads_out) {
+            return Some(found);
         }
+        let far = &bytes[near..];
+        let found = match self.starts[..] {
+            [a] => memchr::memchr(a, far),
+            [a, b] => memchr::memchr2(a, b, far),
+            [a, b, c] => memchr::memchr3(a, b, c, far),
+            _ => far.iter().position(leads_out),
+        };
+        found.map(|found| near + found)
     }
 }
 
@@ -182,16 +202,8 @@ fn fall_back(nodes: &mut [Node], labels: &[u8]) {
     }
 }
 
-fn starts(nodes: &[Node], labels: &[u8]) -> Starts {
+fn starts(nodes: &[Node], labels: &[u8]) -> Vec<u8> {
     let root = nodes[ROOT as usize];
     let first = root.first_child as usize;
-    let bytes = &labels[first..first + usize::from(root.children)];
-    if bytes.len() <= 3 {
-        return Starts::Few(bytes.to_vec());
-    }
-    let mut set = Box::new([false; 256]);
-    for byte in bytes {
-        set[usize::from(*byte)] = true;
-    }
-    Starts::Many(set)
+    labels[first..first + usize::from(root.children)].to_vec()
 }

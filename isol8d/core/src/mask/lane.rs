@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::automaton::{Automaton, ROOT, State};
+use super::automaton::{Automaton, ENDS, ROOT, State};
 
 /// The columns at which tools wrap base64: `base64` and MIME, `openssl` and PEM.
 const COLUMNS: [u64; 2] = [76, 64];
@@ -79,12 +79,12 @@ impl Lane {
                 at += 1;
                 continue;
             }
-            state = automaton.next(state, byte);
+            let next = automaton.next(state, byte);
+            state = next & !ENDS;
             at += 1;
-            let longest = automaton.longest(state);
-            if longest > 0 {
+            if next & ENDS != 0 {
                 let end = base + at as u64;
-                let start = self.start(end, longest);
+                let start = self.start(end, automaton.longest(state));
                 found.push(Span { start, end });
             }
         }
