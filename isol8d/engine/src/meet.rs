@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use isol8_core::{
@@ -90,6 +90,35 @@ pub fn remove_folder(runtime_dir: &Path, id: &SandboxId) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Removes the folders that were made before the host started: no sandbox of that
+/// time lives, and nothing else tells of them. Best effort.
+pub fn sweep(runtime_dir: &Path) {
+    let Some(boot) = boot_time(&fs::read_to_string("/proc/stat").unwrap_or_default()) else {
+        return;
+    };
+    let Ok(entries) = fs::read_dir(runtime_dir.join("sb")) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let named = entry.file_name().to_str().and_then(SandboxId::parse);
+        if named.is_some() && modified.is_ok_and(|modified| modified < boot) {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
+/// When the host started, less a minute for a clock that was set later.
+fn boot_time(stat: &str) -> Option<SystemTime> {
+    let seconds: u64 = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(seconds.saturating_sub(60)))
 }
 
 impl Meeting {
@@ -271,6 +300,30 @@ mod tests {
             first.folder().join("sock").exists(),
             "the first is untouched"
         );
+    }
+
+    #[test]
+    fn folders_from_before_the_host_started_are_swept() {
+        let place = tempfile::tempdir().unwrap();
+        let [old, young] = [SandboxId::random(), SandboxId::random()];
+        for id in [&old, &young] {
+            fs::create_dir_all(folder_of(place.path(), id)).unwrap();
+        }
+        let other = place.path().join("sb/not-ours");
+        fs::create_dir(&other).unwrap();
+        for path in [&folder_of(place.path(), &old), &other] {
+            let folder = fs::File::open(path).unwrap();
+            folder.set_modified(UNIX_EPOCH).unwrap();
+        }
+        sweep(place.path());
+        assert!(!folder_of(place.path(), &old).exists());
+        assert!(folder_of(place.path(), &young).exists());
+        assert!(other.exists());
+        assert_eq!(
+            boot_time("cpu 1\nbtime 1060\n"),
+            Some(UNIX_EPOCH + Duration::from_secs(1000))
+        );
+        assert_eq!(boot_time("cpu 1\n"), None);
     }
 
     #[tokio::test]

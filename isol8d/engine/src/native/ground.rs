@@ -19,7 +19,7 @@ use isol8_core::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Place, seccomp,
+    Place, meet, seccomp,
     uids::{SlotUid, UidRange},
 };
 
@@ -137,6 +137,7 @@ impl Ground {
         }
         let bwrap = find_bwrap()?;
         let seccomp = self.write_seccomp()?;
+        meet::sweep(&self.place.runtime_dir);
         let rootfs = RootFs::look(Path::new("/"), Path::new("/proc"));
         let own = self.own_folder()?;
         let etc = rootfs
