@@ -1,10 +1,10 @@
 //! Jails of our own: bubblewrap for the namespaces, cgroups for the limits.
 //!
 //! Only this module knows bubblewrap and cgroups. What exists is written in the
-//! cgroup tree ([`cgroup`]); what a jail is made of comes from [`jail`],
-//! [`rootfs`] and [`interpreters`]; [`launch`] starts it and waits for its end;
-//! [`ground`] is what all jails of a daemon share; [`doctor`] tells what is wrong;
-//! [`live`] holds the sandboxes of this process.
+//! cgroup tree (`cgroup`); what a jail is made of comes from `jail`,
+//! `rootfs` and `interpreters`; `launch` starts it and waits for its end;
+//! `ground` is what all jails of a daemon share; `doctor` tells what is wrong;
+//! `live` holds the sandboxes of this process.
 
 mod cgroup;
 mod doctor;
