@@ -76,7 +76,7 @@ pub(crate) async fn carry_out(
         Stdin::Data(data) => Some(input::ready(&data)),
         Stdin::Stream => Some(input::stream()),
     };
-    let (requests, sender) = requests::requests(plan.start, stdin);
+    let (requests, sender, taken) = requests::requests(plan.start, stdin);
     let mut signals = Signals::new(sender)?;
     // The answer only says that the daemon heard us: a run that waits for its
     // turn waits afterwards.
@@ -92,6 +92,7 @@ pub(crate) async fn carry_out(
         output: &mut output,
         signals: &mut signals,
         accepted: &mut accepted,
+        taken: &taken,
         console,
     };
     let exited = match pump.run(response.into_inner()).await {
@@ -130,6 +131,7 @@ struct Pump<'a> {
     output: &'a mut Output,
     signals: &'a mut Signals,
     accepted: &'a mut Accepted,
+    taken: &'a requests::Taken,
     console: &'a Console,
 }
 
@@ -151,6 +153,10 @@ impl Pump<'_> {
                 }
                 Some(Event::Accepted(accepted)) => {
                     self.accept(accepted);
+                    continue;
+                }
+                Some(Event::StdinTaken(taken)) => {
+                    self.taken.add(taken.bytes);
                     continue;
                 }
                 Some(Event::Phase(phase)) => {

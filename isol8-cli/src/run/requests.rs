@@ -14,12 +14,29 @@ use tokio_stream::Stream;
 /// Signals on their way; a person cannot type more in the time that one takes.
 const SIGNALS: usize = 8;
 
+/// Stdin that the daemon has not taken, at most (and one piece): with no more of
+/// it in the way a signal is heard though the program does not read.
+const UNTAKEN_BYTES: u64 = 1 << 20;
+
 /// The stream of one run's requests. It ends with its [`SignalSender`].
 #[derive(Debug)]
 pub(super) struct Requests {
     start: Option<Box<Start>>,
     signals: mpsc::Receiver<i32>,
     stdin: Option<mpsc::Receiver<Bytes>>,
+    untaken_bytes: u64,
+    taken: mpsc::UnboundedReceiver<u64>,
+}
+
+/// Tells the stream what the daemon has taken. The daemon bounds how often.
+#[derive(Debug)]
+pub(super) struct Taken(mpsc::UnboundedSender<u64>);
+
+impl Taken {
+    pub(super) fn add(&self, bytes: u64) {
+        // A stream that has ended sends no more.
+        let _ended = self.0.send(bytes);
+    }
 }
 
 /// Sends signals into the stream, and holds it open.
@@ -37,14 +54,17 @@ impl SignalSender {
 pub(super) fn requests(
     start: Start,
     stdin: Option<mpsc::Receiver<Bytes>>,
-) -> (Requests, SignalSender) {
+) -> (Requests, SignalSender, Taken) {
     let (sender, signals) = mpsc::channel(SIGNALS);
+    let (take, taken) = mpsc::unbounded_channel();
     let requests = Requests {
         start: Some(Box::new(start)),
         signals,
         stdin,
+        untaken_bytes: 0,
+        taken,
     };
-    (requests, SignalSender(sender))
+    (requests, SignalSender(sender), Taken(take))
 }
 
 impl Stream for Requests {
@@ -64,11 +84,20 @@ impl Stream for Requests {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => {}
         }
+        while let Poll::Ready(Some(bytes)) = self.taken.poll_recv(cx) {
+            self.untaken_bytes = self.untaken_bytes.saturating_sub(bytes);
+        }
+        if self.untaken_bytes >= UNTAKEN_BYTES {
+            return Poll::Pending;
+        }
         let Some(stdin) = &mut self.stdin else {
             return Poll::Pending;
         };
         match stdin.poll_recv(cx) {
-            Poll::Ready(Some(bytes)) => ready(Message::Stdin(bytes)),
+            Poll::Ready(Some(bytes)) => {
+                self.untaken_bytes += bytes.len() as u64;
+                ready(Message::Stdin(bytes))
+            }
             Poll::Ready(None) => {
                 self.stdin = None;
                 ready(Message::CloseStdin(CloseStdin {}))
@@ -80,6 +109,9 @@ impl Stream for Requests {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
     use tokio_stream::StreamExt as _;
 
     use super::*;
@@ -89,7 +121,7 @@ mod tests {
         let (stdin, receiver) = mpsc::channel(4);
         stdin.send(Bytes::from_static(b"data")).await.expect("room");
         drop(stdin);
-        let (mut requests, sender) = requests(Start::default(), Some(receiver));
+        let (mut requests, sender, _taken) = requests(Start::default(), Some(receiver));
         sender.send(2);
         let mut seen = Vec::new();
         for _ in 0..4 {
@@ -104,5 +136,29 @@ mod tests {
         assert_eq!(seen, ["start", "signal 2", "4 bytes", "close"]);
         drop(sender);
         assert!(requests.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn stdin_stops_for_a_program_that_does_not_read_and_signals_do_not() {
+        let piece = Bytes::from(vec![0; 256 << 10]);
+        let (stdin, receiver) = mpsc::channel(16);
+        for _ in 0..16 {
+            stdin.send(piece.clone()).await.expect("room");
+        }
+        let (mut requests, sender, taken) = requests(Start::default(), Some(receiver));
+        let mut next = async || {
+            let next = timeout(Duration::from_millis(20), requests.next()).await;
+            next.ok().flatten().and_then(|request| request.message)
+        };
+        assert!(matches!(next().await, Some(Message::Start(_))));
+        for _ in 0..4 {
+            assert!(matches!(next().await, Some(Message::Stdin(_))));
+        }
+        assert_eq!(next().await, None, "a whole window is not taken");
+        sender.send(15);
+        assert!(matches!(next().await, Some(Message::Signal(_))));
+        taken.add(256 << 10);
+        assert!(matches!(next().await, Some(Message::Stdin(_))));
+        assert_eq!(next().await, None);
     }
 }

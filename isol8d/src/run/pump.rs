@@ -189,6 +189,13 @@ impl<'a> Pump<'a> {
         while let Some(frame) = self.stdin.next_frame(self.started) {
             self.push(frame);
         }
+        // A client that does not read hears of it later, in one sum.
+        if self.outbox.has_room()
+            && let Some(bytes) = self.stdin.take_taken()
+        {
+            let taken = v1::StdinTaken { bytes };
+            self.outbox.event(v1::run_event::Event::StdinTaken(taken));
+        }
         let (stdout, stderr) = self.outbox.take_credit();
         if stdout + stderr > 0 {
             self.stdout.granted(stdout);

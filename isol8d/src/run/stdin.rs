@@ -6,8 +6,12 @@ use bytes::Bytes;
 use isol8_proto::init::{CloseStdin, to_init};
 
 /// Input that was read from the client and init has no credit for. At the bound
-/// the run reads no more from the client, who is stopped in turn.
-const MAX_PENDING_BYTES: usize = 1 << 20;
+/// the run reads no more from the client, who is stopped in turn. A client that
+/// counts what was taken stays below it, and its signals are always heard.
+const MAX_PENDING_BYTES: usize = 2 << 20;
+
+/// The client hears in steps what was taken.
+const TAKEN_STEP_BYTES: u64 = 256 << 10;
 
 /// The most that one frame may carry.
 const PIECE_BYTES: usize = 256 << 10;
@@ -18,6 +22,8 @@ pub(super) struct Stdin {
     pending: VecDeque<Bytes>,
     pending_bytes: usize,
     credit: u64,
+    /// Given to init, and the client has not heard of it.
+    taken: u64,
     /// The client will send no more.
     ended: bool,
     /// Init knows.
@@ -31,6 +37,7 @@ impl Stdin {
             pending: VecDeque::new(),
             pending_bytes: 0,
             credit: 0,
+            taken: 0,
             ended: !wanted,
             closed: !wanted,
         }
@@ -60,6 +67,11 @@ impl Stdin {
         self.credit = self.credit.saturating_add(credit);
     }
 
+    /// What to tell the client, when a step is full.
+    pub(super) fn take_taken(&mut self) -> Option<u64> {
+        (self.taken >= TAKEN_STEP_BYTES).then(|| std::mem::take(&mut self.taken))
+    }
+
     /// The next frame that may go out, if one may. `started` is false until the
     /// program has a stdin to close.
     pub(super) fn next_frame(&mut self, started: bool) -> Option<to_init::Message> {
@@ -81,6 +93,7 @@ impl Stdin {
         }
         self.pending_bytes -= piece.len();
         self.credit -= piece.len() as u64;
+        self.taken += piece.len() as u64;
         Some(to_init::Message::Stdin(piece))
     }
 }
@@ -121,6 +134,8 @@ mod tests {
             frames += 1;
         }
         assert_eq!(frames, MAX_PENDING_BYTES / PIECE_BYTES);
+        assert_eq!(stdin.take_taken(), Some(MAX_PENDING_BYTES as u64));
+        assert_eq!(stdin.take_taken(), None);
         assert!(stdin.has_room());
     }
 

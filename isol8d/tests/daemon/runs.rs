@@ -103,6 +103,8 @@ async fn stdin_arrives_in_order_and_ends() {
     let ran = run.end().await;
     sent.extend_from_slice(b"end\n");
     assert!(ran.stdout == sent, "{} of {}", ran.stdout.len(), sent.len());
+    let told = sent.len() as u64 - ran.stdin_taken;
+    assert!(told <= 256 << 10, "the client heard of {}", ran.stdin_taken);
     stage.stop().await;
 }
 
@@ -326,5 +328,23 @@ async fn output_comes_while_the_program_runs() {
     }
     assert!(began.elapsed() < Duration::from_secs(1));
     assert_eq!(run.end().await.stdout, b"second\n");
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_overtakes_stdin_that_nobody_reads() {
+    let stage = Stage::new();
+    let mut start = python("hang");
+    start.stdin = true;
+    let mut run = stage.start(start).await;
+    run.accepted().await;
+    // As much as a client may have under way that wants to be heard.
+    for _ in 0..5 {
+        run.say(Message::Stdin(vec![0; 256 << 10].into()));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    run.signal(15);
+    let ran = run.end().await;
+    assert_eq!(ran.exited().signal, Some(15), "{:?}", ran.end);
     stage.stop().await;
 }

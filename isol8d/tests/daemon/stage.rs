@@ -250,6 +250,7 @@ impl Run {
                 Ok(Event::Accepted(accepted)) => ran.accepted = Some(accepted),
                 Ok(Event::Notice(notice)) => ran.notices.push(notice.message),
                 Ok(Event::Phase(phase)) => ran.phases.push(phase.phase()),
+                Ok(Event::StdinTaken(taken)) => ran.stdin_taken += taken.bytes,
                 Ok(Event::Exited(exited)) => ran.end = Some(Ok(exited)),
                 Err(status) => {
                     ran.end = Some(Err(status));
@@ -273,6 +274,7 @@ pub(crate) struct Ran {
     pub(crate) accepted: Option<v1::Accepted>,
     pub(crate) notices: Vec<String>,
     pub(crate) phases: Vec<v1::Phase>,
+    pub(crate) stdin_taken: u64,
     pub(crate) end: Option<Result<v1::Exited, Status>>,
 }
 
