@@ -12,7 +12,7 @@ use isol8_proto::v1::{
     Accepted, Check, CheckStatus, DoctorRequest, DoctorResponse, Engine, EngineStatus, ErrorDetail,
     Exited, ImageReady, ListImagesRequest, ListImagesResponse, Notice, RunEvent, RunRequest,
     Runtime, SetupDone, SetupEvent, SetupRequest, ShutdownRequest, ShutdownResponse, Start,
-    StatusRequest, StatusResponse, Verdict, WarmRequest, WarmResponse,
+    StatusRequest, StatusResponse, StdinTaken, Verdict, WarmRequest, WarmResponse,
     admin_service_server::{AdminService, AdminServiceServer},
     image_service_server::{ImageService, ImageServiceServer},
     run_event::Event,
@@ -242,7 +242,11 @@ impl Run {
         let mut all = Vec::new();
         while let Some(request) = self.request().await {
             match request {
-                Sent::Stdin(bytes) => all.extend_from_slice(&bytes),
+                Sent::Stdin(bytes) => {
+                    all.extend_from_slice(&bytes);
+                    let bytes = u64::try_from(bytes.len()).expect("it is small");
+                    self.send(Event::StdinTaken(StdinTaken { bytes })).await;
+                }
                 Sent::CloseStdin(_) => return all,
                 Sent::Start(_) | Sent::Signal(_) => panic!("not on this stream"),
             }

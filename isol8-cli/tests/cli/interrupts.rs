@@ -45,6 +45,22 @@ fn a_program_that_handles_ctrl_c_ends_with_its_own_code() {
 }
 
 #[test]
+fn ctrl_c_overtakes_stdin_that_nobody_reads() {
+    let fake = Fake::new(|mut run: Run| async move {
+        run.accept().await;
+        run.stdout("ready").await;
+        // Reads requests as a daemon does, and takes none of the data.
+        let number = run.signal().await.expect("a signal");
+        run.signalled(number).await;
+    });
+    let mut command = command(fake.folder.path(), &["run", "-e", "1"]);
+    command.stdin(std::fs::File::open("/dev/zero").expect("Linux has it"));
+    let child = await_output(spawn(command));
+    signal(&child, Signal::INT);
+    assert_eq!(finish(child).told(), "130\n");
+}
+
+#[test]
 fn the_second_ctrl_c_cancels_the_run() {
     let fake = deaf();
     let child = ready(&fake);
@@ -113,8 +129,11 @@ fn deaf() -> Fake {
 
 /// Waits until the program's first output is here: then signals are listened for.
 fn ready(fake: &Fake) -> Child {
+    await_output(running(fake))
+}
+
+fn await_output(child: Child) -> Child {
     use std::os::fd::AsFd as _;
-    let child = running(fake);
     let stdout = child.stdout.as_ref().expect("it is piped");
     let mut polled = [rustix::event::PollFd::from_borrowed_fd(
         stdout.as_fd(),

@@ -23,7 +23,7 @@ fn cat() -> Fake {
 #[test]
 fn a_pipe_is_streamed_through() {
     let fake = cat();
-    let data: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let data: Vec<u8> = (0..=255).cycle().take(5_000_000).collect();
     let done = isol8_with_stdin(&fake, &["run", "-e", "1"], &data);
     assert_eq!(done.told(), "0\n");
     assert!(done.stdout == data, "{} bytes", done.stdout.len());
