@@ -131,7 +131,7 @@ fn a_docker_engine_that_freezes_dies_and_returns() {
         back("after it froze");
 
         // Killed: containers live on, and so does the run.
-        let mark = "70110.5";
+        let mark = &stage.mark(70_110);
         let live = stage.bash("echo up; sleep 2; echo end").start();
         live.until_stdout("up");
         engine.crash();

@@ -160,7 +160,7 @@ both_engines! {
     /// ES07: another process of the same sandbox is no secret, another sandbox
     /// and its PID 1 are.
     fn programs_cannot_trace_their_init(stage: &Stage) {
-        let mark = "70007.75";
+        let mark = &stage.mark(70_007);
         let live = stage.bash(&format!("sleep {mark}")).start();
         let process = wait_for("the program", seconds(20), || host::sleepers(mark).pop());
         // From the host: above the shell is init, with the same uid and no

@@ -68,7 +68,7 @@ both_engines! {
     /// the run.
     fn children_do_not_outlive_the_run(stage: &Stage) {
         next_run_is_fine(stage);
-        let mark = "70003.25";
+        let mark = &stage.mark(70_003);
         for code in [
             format!("setsid sh -c 'sleep {mark}' </dev/null >/dev/null 2>&1 & echo hi"),
             format!("sleep {mark} & echo hi"),

@@ -24,7 +24,7 @@ both_engines! {
             "trap '' TERM INT HUP; echo up; (setsid sleep MARK &); sleep MARK",
             "echo up; while :; do echo flood; done | cat & sleep MARK",
         ].into_iter().enumerate() {
-            let mark = format!("7004{turn}.5");
+            let mark = stage.mark(70_040 + u32::try_from(turn).expect("three turns"));
             let live = stage.bash(&code.replace("MARK", &mark)).start();
             live.until_stdout("up");
             wait_for("the program", seconds(10), || host::sleepers(&mark).pop());
@@ -40,7 +40,7 @@ both_engines! {
         next_run_is_fine(stage);
         let daemon = stage.daemon_process();
         let before = daemon.resident_bytes();
-        let mark = "70050.5";
+        let mark = &stage.mark(70_050);
         let code = format!("sleep {mark} & while :; do echo flooooooooooooooooooooooood; done");
         let deaf: Vec<_> = (0..3)
             .map(|_| stage.bash(&code).args(["--max-output", "10g"]).deaf().start())
@@ -89,7 +89,7 @@ both_engines! {
     /// F07: somebody else destroys a sandbox in the middle of a run, and one
     /// that waits in the pool.
     fn a_lost_sandbox_is_a_verdict(stage: &Stage) {
-        let mark = "70060.5";
+        let mark = &stage.mark(70_060);
         let live = stage.bash(&format!("echo up; sleep {mark}")).arg("--json").start();
         let process = wait_for("the program", seconds(20), || host::sleepers(mark).pop());
         kill_sandbox(stage, &process);
@@ -113,7 +113,7 @@ both_engines! {
 
     /// SIGKILL at any moment: the next daemon finds and removes everything.
     fn a_crashed_daemon_leaves_nothing(stage: &Stage) {
-        let mark = "70070.5";
+        let mark = &stage.mark(70_070);
         // Moments from the first connection to well into the runs and their end.
         for moment in [0, 15, 60, 150, 300, 450, 700, 1100] {
             let code = format!("sleep 0.3; sleep {mark} & disown; exit 0");
@@ -139,7 +139,7 @@ both_engines! {
     fn shutdown_drains(stage: &Stage) {
         let live = stage.bash("echo up; sleep 1; echo down").start();
         live.until_stdout("up");
-        let mark = "70080.5";
+        let mark = &stage.mark(70_080);
         let endless = stage.bash(&format!("echo up; sleep {mark}")).args(["--timeout", "100000"]).start();
         endless.until_stdout("up");
         stage.stop_daemon();
@@ -155,7 +155,7 @@ both_engines! {
 
     /// F25: two daemons on one engine mind their own sandboxes.
     fn two_daemons_do_not_touch_each_other(stage: &Stage) {
-        let mark = "70090.5";
+        let mark = &stage.mark(70_090);
         let live = stage.bash(&format!("echo up; sleep {mark} & wait")).start();
         live.until_stdout("up");
         Stage::with(stage.engine(), |other| {

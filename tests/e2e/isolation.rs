@@ -334,8 +334,8 @@ both_engines! {
     /// One host uid for each live sandbox, of a range that nobody else has;
     /// what is counted by uid, such as inotify, is then nobody else's.
     fn live_sandboxes_have_uids_of_their_own(stage: &Stage) {
-        let (first, one) = waiting(stage, "70001.1", &[]);
-        let (second, two) = waiting(stage, "70001.2", &[]);
+        let (first, one) = waiting(stage, &stage.mark(70_011), &[]);
+        let (second, two) = waiting(stage, &stage.mark(70_012), &[]);
         let uids = [one.uid().expect("it lives"), two.uid().expect("it lives")];
         assert_ne!(uids[0], uids[1]);
         assert_ne!(one.status("Gid"), two.status("Gid"));

@@ -282,7 +282,7 @@ both_engines! {
         plain.signal(Signal::INT);
         plain.finish().ended(130).within(seconds(10));
 
-        let mark = "86421.5";
+        let mark = &stage.mark(86_421);
         let deaf = format!("trap 'echo once' INT; trap '' TERM; echo ready; while :; do sleep {mark}; done");
         let live = stage.bash(&deaf).start();
         live.until_stdout("ready");

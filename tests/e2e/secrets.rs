@@ -118,7 +118,7 @@ both_engines! {
     /// SL10: while it runs and afterwards, neither value nor code is in any
     /// place of the host that outlives or describes the run.
     fn no_trace_on_the_host(stage: &Stage) {
-        let mark = "70010.5";
+        let mark = &stage.mark(70_010);
         let code_mark = "code-canary-5dd1";
         let file = stage.file("program.sh", format!("# {code_mark}\necho $K >&2\nsleep {mark}"));
         let since = host::tool("date", &["+%s"]);

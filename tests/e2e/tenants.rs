@@ -44,7 +44,7 @@ both_engines! {
 
     /// XR02: a program that goes on listening hears nobody.
     fn nobody_listens_to_the_next_run(stage: &Stage) {
-        let mark = "70020.5";
+        let mark = &stage.mark(70_020);
         let listen = format!(
             "(trap '' HUP; while :; do cat /proc/*/environ; ps aux; ls -la /tmp /dev/shm; done > /sandbox/heard 2>&1 &)\n\
              setsid sleep {mark} & echo listening");

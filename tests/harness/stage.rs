@@ -188,6 +188,14 @@ impl Stage {
         self.folder.path()
     }
 
+    /// A number of seconds that nobody else sleeps for: `sleep MARK` is then
+    /// found on the host by [`host::sleepers`].
+    #[must_use]
+    pub fn mark(&self, seconds: u32) -> String {
+        let engine = u32::from(self.engine == Engine::Docker);
+        format!("{seconds}.{engine}{}", std::process::id())
+    }
+
     /// The daemon's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
