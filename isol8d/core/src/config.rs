@@ -30,7 +30,11 @@ pub mod values;
 
 mod resolve;
 mod schema;
+mod shapes;
 mod show;
+
+#[cfg(test)]
+mod tests;
 
 pub use resolve::{Resolved, Source};
 use values::{IpRange, Pattern};

@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::{
     error::ConfigError,
     search::Trust,
-    values::{
-        Cores, DockerHost, Given, IpRange, Package, PathText, Pattern, ProxyUrl, RuntimeName, Size,
-        Whole,
+    shapes::{
+        Cores, DestinationName, EngineName, Given, NetworkName, Object, RuntimeKey, SeccompName,
+        Size, StrategyName, Whole,
     },
+    values::{DockerHost, IpRange, Package, PathText, Pattern, ProxyUrl, RuntimeName},
 };
 
 /// The longest time that is taken, in milliseconds: 49 days.
@@ -23,7 +24,7 @@ const MAX_MS: u64 = u32::MAX as u64;
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub(super) path: PathBuf,
-    pub(super) keys: Keys,
+    pub(super) keys: Object<Keys>,
     /// Dotted paths of everything that the file sets.
     pub(super) given: Vec<String>,
 }
@@ -35,7 +36,7 @@ impl Layer {
     /// Not JSON, an unknown key, a wrong value, or a key that a file of this
     /// trust may not set. Each names key, file and line.
     pub fn parse(text: &str, path: PathBuf, trust: Trust) -> Result<Self, ConfigError> {
-        let keys: Keys = read(text).map_err(|wrong| wrong.in_file(&path))?;
+        let keys: Object<Keys> = read(text).map_err(|wrong| wrong.in_file(&path))?;
         if trust == Trust::WorkingDirectory {
             let allowed: Result<OnlyTrusted, Wrong> = read(text);
             allowed.map_err(|wrong| ConfigError::Untrusted {
@@ -78,10 +79,10 @@ impl Wrong {
 fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Wrong> {
     let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let key = match error.path().to_string() {
-            top if top == "." => String::new(),
-            key => key,
-        };
+        // A dot is the top, a question mark a place where no key was read yet.
+        let path = error.path().to_string();
+        let path = path.trim_end_matches('?').trim_end_matches('.');
+        let key = path.to_owned();
         wrong(key, error.inner())
     })?;
     json.end().map_err(|error| wrong(String::new(), &error))?;
@@ -168,83 +169,29 @@ pub(super) struct Keys {
     /// Runs at the same time; the others queue.
     pub(super) max_concurrent: Given<Whole<1, 1024>>,
     /// What a run gets that does not say.
-    pub(super) defaults: DefaultsKeys,
+    pub(super) defaults: Object<DefaultsKeys>,
     /// What `--net filtered` lets through.
-    pub(super) network: NetworkKeys,
+    pub(super) network: Object<NetworkKeys>,
     /// When idle sessions are removed.
-    pub(super) cleanup: CleanupKeys,
+    pub(super) cleanup: Object<CleanupKeys>,
     /// What becomes of a used sandbox: `secure` destroys it.
     pub(super) pool_strategy: Given<StrategyName>,
     /// Sandboxes kept ready.
-    pub(super) pool_size: PoolSizeKeys,
+    pub(super) pool_size: Object<PoolSizeKeys>,
     /// Runtimes that are warm from the start; without it, learned from use.
     pub(super) prewarm: Given<Vec<RuntimeKey>>,
     /// Packages of the custom image of each runtime.
-    pub(super) dependencies: DependenciesKeys,
+    pub(super) dependencies: Object<DependenciesKeys>,
     /// The system call filter.
-    pub(super) security: SecurityKeys,
+    pub(super) security: Object<SecurityKeys>,
     /// Where and how containers are made.
-    pub(super) docker: DockerKeys,
+    pub(super) docker: Object<DockerKeys>,
     /// The record of runs.
-    pub(super) audit: AuditKeys,
+    pub(super) audit: Object<AuditKeys>,
     /// Ceilings for requests.
-    pub(super) policy: PolicyKeys,
+    pub(super) policy: Object<PolicyKeys>,
     /// isol8's own log in detail.
     pub(super) debug: Given<bool>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub(super) enum EngineName {
-    Auto,
-    Docker,
-    Native,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub(super) enum NetworkName {
-    None,
-    Host,
-    Filtered,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub(super) enum StrategyName {
-    Secure,
-    Fast,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub(super) enum RuntimeKey {
-    Python,
-    Node,
-    Bun,
-    Deno,
-    Bash,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub(super) enum SeccompName {
-    Strict,
-    Unconfined,
-    Custom,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-pub(super) enum DestinationName {
-    Filesystem,
-    Log,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

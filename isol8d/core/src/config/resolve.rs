@@ -10,11 +10,15 @@ use super::{
     AuditDestination, Config, EngineChoice, PoolStrategy, Seccomp,
     error::ConfigError,
     layer::{
-        AuditKeys, DefaultsKeys, DependenciesKeys, DestinationName, EngineName, Keys, Layer,
-        NetworkKeys, NetworkName, PolicyKeys, RuntimeKey, SeccompName, SecurityKeys, StrategyName,
+        AuditKeys, DefaultsKeys, DependenciesKeys, Keys, Layer, NetworkKeys, PolicyKeys,
+        SecurityKeys,
     },
     search::Env,
-    values::{Given, PathText, Whole},
+    shapes::{
+        DestinationName, EngineName, Given, NetworkName, RuntimeKey, SeccompName, StrategyName,
+        Whole,
+    },
+    values::PathText,
 };
 use crate::{
     quantity::Pids,
