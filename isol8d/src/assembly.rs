@@ -17,6 +17,7 @@ use isol8_engine::{
     native::NativeEngine,
     presence::Presence,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     daemon::Parts,
@@ -93,6 +94,8 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
     let presence = Presence::announce(&id)?;
     let init = kit::find_init()?;
     let kit = kit::install(&init, &paths.state_dir)?;
+    kit::remove_others(&paths.state_dir, &kit);
+    raise_descriptors();
     let place = Place {
         daemon: id.clone(),
         runtime_dir: canonical(&paths.runtime_dir)?,
@@ -132,6 +135,19 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         roster,
         presence: Some(presence),
     })
+}
+
+/// A run needs a dozen descriptors, and shells hand out few by default. What runs
+/// in a sandbox has limits of its own.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the number of descriptors stays as it is");
+    }
 }
 
 /// Engines hand paths to the kernel and to other daemons, which may see other

@@ -110,6 +110,25 @@ pub fn install(init: &Path, state_dir: &Path) -> Result<PathBuf, Failure> {
     Ok(kit)
 }
 
+/// Removes the kits of other versions. Only for the one daemon of this state
+/// folder, before it makes a sandbox: what still mounts one is about to go.
+pub fn remove_others(state_dir: &Path, kit: &Path) {
+    let Ok(entries) = fs::read_dir(state_dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_kit = name.starts_with("kit-") || name.starts_with(".kit.");
+        if is_kit
+            && Some(&*entry.file_name()) != kit.file_name()
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(%error, kit = %name, "cannot remove an old kit");
+        }
+    }
+}
+
 fn name(pieces: &[Piece<'_>]) -> String {
     let mut hash = Sha256::new();
     for piece in pieces {
@@ -176,8 +195,11 @@ mod tests {
         assert_eq!(fs::read(&inside).expect("init"), b"one");
 
         fs::write(&init, "two").expect("it can be written");
-        assert_ne!(install(&init, folder.path()).expect("another"), first);
-        let left = fs::read_dir(folder.path()).expect("a folder").count();
-        assert_eq!(left, 3, "init and two kits, nothing half done");
+        let second = install(&init, folder.path()).expect("another");
+        assert_ne!(second, first);
+        let left = || fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(left(), 3, "init and two kits, nothing half done");
+        remove_others(folder.path(), &second);
+        assert!(second.exists() && !first.exists() && init.exists());
     }
 }

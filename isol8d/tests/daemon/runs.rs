@@ -7,7 +7,7 @@ use isol8_engine::fake::{Fault, Step};
 use isol8_proto::v1::{self, Verdict, run_event::Event, run_request::Message};
 use tokio::time::Instant;
 
-use crate::stage::{Stage, limited, python};
+use crate::stage::{ME, Run, Stage, limited, python};
 
 #[tokio::test(start_paused = true)]
 async fn a_program_says_hello_and_ends() {
@@ -346,5 +346,29 @@ async fn a_signal_overtakes_stdin_that_nobody_reads() {
     run.signal(15);
     let ran = run.end().await;
     assert_eq!(ran.exited().signal, Some(15), "{:?}", ran.end);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_vanishes_without_a_word_is_noticed() {
+    let stage = Stage::new();
+    let (channel, cut) = stage.breakable_channel(ME);
+    let start = limited("hang", |limits| limits.timeout_ms = 600_000);
+    let mut run = Run::start(channel, start).await;
+    let sandbox = run.accepted().await.sandbox_id;
+    cut.cancel();
+    let began = Instant::now();
+    stage
+        .wait_for("the sandbox goes", Duration::from_secs(30), |stage| {
+            let mut live = stage.native.live_ids().into_iter();
+            !live.any(|id| id.as_str() == sandbox)
+        })
+        .await;
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_secs(5),
+        "it noticed at once: {took:?}"
+    );
+    drop(run);
     stage.stop().await;
 }

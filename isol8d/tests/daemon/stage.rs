@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint, Uri},
@@ -117,6 +117,33 @@ impl Stage {
             }
         });
         Endpoint::from_static("http://daemon").connect_with_connector_lazy(connector)
+    }
+
+    /// A connection over a wire that can be cut: nobody hears of it, nothing
+    /// passes any more.
+    pub(crate) fn breakable_channel(&self, principal: Principal) -> (Channel, CancellationToken) {
+        let cut = CancellationToken::new();
+        let (incoming, wire) = (self.incoming.clone(), cut.clone());
+        let connector = service_fn(move |_: Uri| {
+            let (incoming, wire) = (incoming.clone(), wire.clone());
+            async move {
+                let (ours, mut near) = tokio::io::duplex(64 << 10);
+                let (mut far, theirs) = tokio::io::duplex(64 << 10);
+                #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = wire.cancelled() => future::pending().await,
+                    }
+                });
+                let connection = Connection::new(theirs, principal);
+                let sent = incoming.send(connection).await;
+                sent.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+                Ok::<_, io::Error>(TokioIo::new(ours))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://daemon");
+        (endpoint.connect_with_connector_lazy(connector), cut)
     }
 
     /// Starts a run on a connection of its own.
