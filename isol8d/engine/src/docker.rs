@@ -4,7 +4,7 @@
 //! Reading order: how an engine is asked ([`client`]), what a container is from
 //! its creation to its removal ([`container`]), who is responsible for it
 //! meanwhile ([`live`]), what it has used ([`accounting`]); then images
-//! ([`image`], [`build`]) and what can be wrong ([`doctor`]).
+//! ([`image`], [`pull`], [`build`]) and what can be wrong ([`doctor`]).
 //!
 //! A sandbox is made by a task of its own, which a dropped future does not
 //! stop: it sees that nobody wants its work, and undoes it. The engine has no
@@ -41,8 +41,10 @@ mod build;
 mod client;
 mod container;
 mod doctor;
+mod etc;
 mod image;
 mod live;
+mod pull;
 
 use client::{ASK, Client, PING, REMOVE, UPDATE};
 use image::Images;
@@ -198,7 +200,7 @@ impl Engine for DockerEngine {
         let (tell, told) = oneshot::channel();
         let span = tracing::debug_span!("create", sandbox = %spec.id);
         let task = async move {
-            let _done = making.done.drop_guard();
+            let done = making.done.drop_guard();
             let made = inner.make(&spec, &making.doomed).await;
             if let Err(Ok(unwanted)) = tell.send(made) {
                 drop(unwanted);
@@ -206,6 +208,8 @@ impl Engine for DockerEngine {
                     tracing::warn!(sandbox = %spec.id, %error, "an unwanted container stays");
                 }
             }
+            drop(done);
+            inner.chase(&spec.id).await;
         };
         self.0.tasks.spawn(task.instrument(span));
         let died = |_| {
@@ -273,6 +277,9 @@ impl Engine for DockerEngine {
         let found: Vec<Found> = containers
             .into_iter()
             .filter_map(|container| {
+                // An engine may list what it has removed, until it restarts: by
+                // then it has taken the name away.
+                container.names?.first()?;
                 let labels = container.labels?;
                 Some(Found {
                     id: SandboxId::parse(labels.get(LABEL_SANDBOX)?)?,
@@ -304,7 +311,7 @@ impl Engine for DockerEngine {
             if image::inspect(&inner.client, &reference).await.is_ok() {
                 return Ok(());
             }
-            image::pull(&inner.client, &reference, progress).await
+            pull::pull(&inner.client, &reference, progress).await
         };
         inner.images.alone(&reference, progress, pull).await?;
         inner.images.resolve(&inner.client, key).await.map(drop)

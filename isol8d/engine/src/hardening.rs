@@ -241,7 +241,7 @@ fn host_config(spec: &SandboxSpec, ground: &Ground<'_>) -> HostConfig {
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(Vec::new()),
         security_opt: Some(vec![
-            "no-new-privileges:true".into(),
+            "no-new-privileges=true".into(),
             format!("seccomp={}", ground.seccomp),
         ]),
         network_mode: Some(if host_network { "host" } else { "none" }.into()),

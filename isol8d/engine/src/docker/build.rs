@@ -8,9 +8,7 @@ use std::{
     path::Path,
 };
 
-use bollard::query_parameters::{
-    BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
-};
+use bollard::query_parameters::{BuildImageOptionsBuilder, RemoveImageOptionsBuilder};
 use data_encoding::HEXLOWER;
 use isol8_core::{
     failure::{Failure, FailureKind},
@@ -20,8 +18,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Inner,
-    client::ASK,
-    image::{self, LABEL_RUNTIME, WHOLE, base_tag},
+    client::REMOVE,
+    image::{self, LABEL_RUNTIME, base_tag},
+    pull,
 };
 use crate::{Built, ImageInfo, Progress, hardening::LABEL_MANAGED};
 
@@ -140,18 +139,22 @@ impl Inner {
         force: bool,
         progress: Progress<'_>,
     ) -> Result<Built, Failure> {
-        if let (Standing::Current(image), false) = (self.standing(runtime).await?, force) {
-            return Ok(Built {
-                image,
-                built: false,
-            });
-        }
+        let before = match self.standing(runtime).await? {
+            Standing::Current(image) if !force => {
+                return Ok(Built {
+                    image,
+                    built: false,
+                });
+            }
+            Standing::Current(image) | Standing::Stale(image) => Some(image.id),
+            Standing::Absent => None,
+        };
         self.need_base_image(progress).await?;
         let inputs = self.inputs(runtime, None).await?;
         let result = self.run_build(tag, &inputs, force, progress).await;
         self.images.forget();
         result?;
-        self.sweep(runtime).await;
+        self.sweep(before).await;
         match self.standing(runtime).await? {
             Standing::Current(image) => Ok(Built { image, built: true }),
             Standing::Stale(_) | Standing::Absent => Err(Failure::new(
@@ -214,7 +217,7 @@ impl Inner {
         let base = &self.settings.base_image;
         match image::inspect(&self.client, base).await {
             Ok(_) => Ok(()),
-            Err(asked) if asked.is_missing() => image::pull(&self.client, base, progress).await,
+            Err(asked) if asked.is_missing() => pull::pull(&self.client, base, progress).await,
             Err(asked) => Err(asked.into()),
         }
     }
@@ -252,7 +255,7 @@ impl Inner {
         let body = bollard::body_full(inputs.context().into());
         let mut lines = Lines::default();
         let stream = docker.build_image(options, None, Some(body));
-        let result = image::follow(&self.client, CALL, stream, |info| {
+        let result = pull::follow(&self.client, CALL, stream, |info| {
             if let Some(error) = info.error_detail.and_then(|detail| detail.message) {
                 return Err(bollard::errors::Error::DockerStreamError { error });
             }
@@ -290,40 +293,31 @@ impl Inner {
         }
     }
 
-    /// Removes images of ours that lost their tag to a newer one and that no
-    /// container uses. What cannot be removed now is tried after the next build.
-    async fn sweep(&self, runtime: Runtime) {
-        let filters = HashMap::from([
-            ("dangling", vec!["true".to_owned()]),
-            (
-                "label",
-                vec![
-                    format!("{LABEL_MANAGED}=1"),
-                    format!("{LABEL_RUNTIME}={runtime}"),
-                ],
-            ),
-        ]);
-        let options = ListImagesOptionsBuilder::new()
-            .filters(&image::own_keys(&filters))
-            .build();
-        let found = self
-            .client
-            .ask("list images", ASK, |docker| async move {
-                docker.list_images(Some(options)).await
-            })
-            .await;
-        for old in found.unwrap_or_default() {
+    /// Removes the image that lost its tag to a newer one, unless a container
+    /// still uses it: then it is tried again after the next build. Nothing else
+    /// is looked for, since what people build on our images looks the same.
+    async fn sweep(&self, before: Option<String>) {
+        let mut outdated = self.images.take_outdated();
+        outdated.extend(before);
+        for id in outdated {
+            let tagged = match image::inspect(&self.client, &id).await {
+                Ok(found) => found.repo_tags.is_some_and(|tags| !tags.is_empty()),
+                // It is gone.
+                Err(_) => true,
+            };
+            if tagged {
+                continue;
+            }
+            let name = id.clone();
             let options = RemoveImageOptionsBuilder::new().build();
-            let id = old.id.clone();
             let removed = self
                 .client
-                .ask("remove an image", WHOLE.min(ASK * 6), |docker| async move {
-                    docker.remove_image(&id, Some(options), None).await
+                .ask("remove an image", REMOVE, |docker| async move {
+                    docker.remove_image(&name, Some(options), None).await
                 })
                 .await;
-            if let Err(asked) = removed {
-                let error = Failure::from(asked);
-                tracing::debug!(image = old.id, %error, "an old image stays");
+            if removed.is_err() {
+                self.images.add_outdated(id);
             }
         }
     }

@@ -1,9 +1,7 @@
 //! One container from its creation until nothing of it is left.
 
 use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,7 +18,7 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::SandboxId,
     outcome::Counters,
-    sandbox::{Network, SandboxSpec},
+    sandbox::SandboxSpec,
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +27,7 @@ use super::{
     Facts, Inner,
     accounting::{self, Accounting},
     client::{ASK, Asked, Budget, CREATE, REMOVE, START, UPDATE},
+    etc,
     image::Image,
     live::Live,
 };
@@ -47,11 +46,17 @@ const ACCEPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(300);
 /// Between two tries to remove a container.
 const REMOVE_AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks for a container that may come late, and how many in a row
+/// must find none.
+const CHASE: Duration = Duration::from_secs(3);
+const CHASE_ANSWERS: u32 = 3;
 /// The first uid inside where the engine maps uids: such a mapping holds 65536.
 const FIRST_MAPPED: u32 = 10_000;
 
 /// A container that answers.
 struct Up {
+    /// What it was made of in the end.
+    image: Arc<Image>,
     link: Link,
     accounting: Accounting,
     bounds: Bounds,
@@ -92,7 +97,7 @@ impl Inner {
                 Ok(Sandbox {
                     id: spec.id.clone(),
                     link: up.link,
-                    interpreter: ready.image.interpreter.clone(),
+                    interpreter: up.image.interpreter.clone(),
                 })
             }
             Err(failure) => {
@@ -115,7 +120,7 @@ impl Inner {
             slot.get()
         };
         let meeting = Meeting::open(&self.place.runtime_dir, &spec.id)?;
-        let etc = write_etc(meeting.folder(), uid, spec.key.network).map_err(|error| {
+        let etc = etc::write(meeting.folder(), uid, spec.key.network).map_err(|error| {
             Failure::new(
                 FailureKind::Internal,
                 "cannot write the sandbox's own files",
@@ -140,7 +145,7 @@ impl Inner {
         doomed: &CancellationToken,
     ) -> Result<Up, Failure> {
         let budget = Budget::of(CREATE_DEADLINE);
-        let container = self
+        let (container, image) = self
             .create_container(spec, ready, meeting.folder(), budget)
             .await?;
         stop_if(doomed)?;
@@ -158,13 +163,10 @@ impl Inner {
         if pid <= 0 {
             return Err(ended_early(&state));
         }
-        let accounting = Accounting::of(pid, &container).map_err(|error| {
-            Failure::new(
-                FailureKind::HostLacks,
-                "cannot see the cgroup of a container: its limits cannot be watched",
-            )
-            .because(&error)
-        })?;
+        let accounting = match Accounting::of(pid, &container) {
+            Ok(accounting) => accounting,
+            Err(error) => return Err(self.unaccounted(&container, &error).await),
+        };
         let expected = Expected {
             pid,
             uid: (!ready.facts.maps_uids).then(|| slot.get()),
@@ -184,26 +186,27 @@ impl Inner {
         stop_if(doomed)?;
         folder.keep();
         Ok(Up {
+            image,
             link,
             accounting,
             bounds,
         })
     }
 
-    /// Creates the container and returns the engine's id for it.
+    /// Creates the container. Returns the engine's id for it, and its image.
     async fn create_container(
         &self,
         spec: &SandboxSpec,
         ready: &Ready,
         link: &Path,
         budget: Budget,
-    ) -> Result<String, Failure> {
+    ) -> Result<(String, Arc<Image>), Failure> {
         let mut image = Arc::clone(&ready.image);
         let mut again = true;
         loop {
             let created = self.ask_to_create(spec, ready, &image, link, budget).await;
             match created {
-                Ok(container) => return Ok(container),
+                Ok(container) => return Ok((container, image)),
                 // The image was removed or built anew since it was looked up.
                 Err(asked) if asked.is_missing() && again => {
                     again = false;
@@ -264,6 +267,23 @@ impl Inner {
                 tracing::warn!(sandbox = %id, "a failed container may be left on the engine");
                 self.live.strand(id, slot);
             }
+        }
+    }
+
+    /// Follows up on a sandbox that an engine may still make, as it was asked to
+    /// before it hung: until the engine has said several times that there is
+    /// none. Ends at once for any other sandbox.
+    pub(super) async fn chase(&self, id: &SandboxId) {
+        let mut answers = 0;
+        while answers < CHASE_ANSWERS && self.live.is_stranded(id) {
+            sleep(CHASE).await;
+            match self.remove_container(id).await {
+                Ok(()) => answers += 1,
+                Err(_) => answers = 0,
+            }
+        }
+        if self.live.is_stranded(id) {
+            self.live.drop_entry(id);
         }
     }
 
@@ -350,6 +370,20 @@ impl Inner {
         Ok(inspected.state.unwrap_or_default())
     }
 
+    /// Why the cgroup of a container is not found: it has ended since, or the
+    /// engine's processes cannot be seen from here.
+    async fn unaccounted(&self, container: &str, error: &io::Error) -> Failure {
+        match self.state(container, ASK).await {
+            Ok(state) if state.running != Some(true) => ended_early(&state),
+            _ => Failure::new(
+                FailureKind::HostLacks,
+                "cannot see the cgroup of a container: its limits cannot be watched",
+            )
+            .because(error)
+            .hint("run isol8d on the engine's own host, outside of any container"),
+        }
+    }
+
     /// Ends when a container has ended. Cancel safe.
     async fn ended(&self, container: &str) -> Failure {
         loop {
@@ -411,40 +445,6 @@ fn ended_early(state: &ContainerState) -> Failure {
     failure.hint("find out what is wrong with `isol8 doctor`")
 }
 
-/// Files that make the sandbox's uid a user with a name, and `localhost` an
-/// address: with its network off, the engine writes none.
-fn write_etc(
-    folder: &Path,
-    uid: u32,
-    network: Network,
-) -> io::Result<Vec<(&'static str, PathBuf)>> {
-    let passwd = format!(
-        "root:x:0:0:root:/root:/usr/sbin/nologin\n\
-         sandbox:x:{uid}:{uid}:sandbox:/sandbox:/bin/sh\n\
-         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-    );
-    let group = format!("root:x:0:\nsandbox:x:{uid}:\nnogroup:x:65534:\n");
-    let hosts = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-    let mut files = vec![("passwd", passwd), ("group", group)];
-    if network != Network::Host {
-        files.push(("hosts", hosts.to_owned()));
-    }
-    let mut written = Vec::with_capacity(files.len());
-    for (name, text) in files {
-        let path = folder.join(name);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&path)?;
-        // The umask may have taken bits away.
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        file.write_all(text.as_bytes())?;
-        written.push((name, path));
-    }
-    Ok(written)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,20 +471,5 @@ mod tests {
         check(expected(None, false), 43, 9, false);
         let own = i32::try_from(std::process::id()).unwrap();
         check(expected(Some(7), true), own, 7, false);
-    }
-
-    #[test]
-    fn the_uid_has_a_name_and_localhost_an_address() {
-        let folder = tempfile::tempdir().unwrap();
-        let written = write_etc(folder.path(), 200_001, Network::None).unwrap();
-        let names: Vec<&str> = written.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["passwd", "group", "hosts"]);
-        let passwd = fs::read_to_string(&written[0].1).unwrap();
-        assert!(passwd.contains("\nsandbox:x:200001:200001:sandbox:/sandbox:/bin/sh\n"));
-        let again = write_etc(folder.path(), 1, Network::None);
-        assert!(again.is_err(), "nothing is overwritten");
-        let other = tempfile::tempdir().unwrap();
-        let written = write_etc(other.path(), 1, Network::Host).unwrap();
-        assert_eq!(written.len(), 2, "the host's own names hold");
     }
 }

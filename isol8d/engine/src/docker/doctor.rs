@@ -38,15 +38,13 @@ impl DockerEngine {
             .client
             .ask("ask for its version", ASK, |docker| async move {
                 docker.version().await
-            })
-            .await;
+            });
         let info = inner
             .client
             .ask("ask for its facts", ASK, |docker| async move {
                 docker.info().await
-            })
-            .await;
-        let (version, info) = match (version, info) {
+            });
+        let (version, info) = match tokio::join!(version, info) {
             (Ok(version), Ok(info)) => (version, info),
             (Err(asked), _) | (_, Err(asked)) => return vec![failed("engine", asked.into())],
         };

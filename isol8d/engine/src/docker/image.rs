@@ -4,40 +4,32 @@
 use std::{
     collections::HashMap,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bollard::{
-    Docker,
-    models::ImageInspect,
-    query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder},
-};
-use futures_util::{Stream, StreamExt};
+use bollard::{Docker, models::ImageInspect, query_parameters::ListImagesOptionsBuilder};
 use isol8_core::{
     failure::{Failure, FailureKind},
     runtime::Runtime,
     sandbox::SandboxKey,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::client::{ASK, Asked, Budget, Client};
+use super::client::{ASK, Asked, Client};
 use crate::{
     ImageInfo, Interpreter, Progress,
     hardening::{LABEL_MANAGED, Volume},
 };
 
+/// What the tags of all images of ours begin with.
+const OWN_NAME: &str = "isol8:";
 /// The runtime of a base image.
 pub(super) const LABEL_RUNTIME: &str = "isol8.runtime";
 
 /// A tag may move by other hands: it is looked up again after so long. An id
 /// that has gone is noticed at once.
 const FRESH: Duration = Duration::from_secs(10);
-/// Silence in a stream after which an engine is given up: a mirror may be slow.
-pub(super) const SILENCE: Duration = Duration::from_secs(180);
-/// The whole of a pull or a build.
-pub(super) const WHOLE: Duration = Duration::from_secs(30 * 60);
-
 /// What containers get that declare no PATH: the engine's own.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -56,6 +48,8 @@ pub(super) struct Image {
 pub(super) struct Images {
     known: Mutex<HashMap<(String, Runtime), Known>>,
     making: Mutex<HashMap<String, Arc<Making>>>,
+    /// Ids of images of ours that a newer one replaced.
+    outdated: Mutex<Vec<String>>,
 }
 
 /// What the one task holds that makes an image: how the last try failed.
@@ -137,20 +131,35 @@ impl Images {
         Arc::clone(making.entry(reference.to_owned()).or_default())
     }
 
+    /// Ids that could not be removed yet.
+    pub(super) fn take_outdated(&self) -> Vec<String> {
+        std::mem::take(&mut *self.outdated())
+    }
+
+    /// Keeps an id for the next try.
+    pub(super) fn add_outdated(&self, id: String) {
+        self.outdated().push(id);
+    }
+
+    fn outdated(&self) -> MutexGuard<'_, Vec<String>> {
+        self.outdated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn fresh(&self, slot: &(String, Runtime)) -> Option<Arc<Image>> {
         let mut known = self.known();
         known.retain(|_, known| known.seen.elapsed() < FRESH);
         known.get(slot).map(|known| Arc::clone(&known.image))
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Runtime), Known>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<(String, Runtime), Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Image {
     fn read(inspected: ImageInspect, runtime: Runtime, reference: &str) -> Result<Self, Failure> {
-        let ours = is_base(&inspected, runtime);
+        // Images that people build on ours inherit its labels, but not its name.
+        let ours = reference.starts_with(OWN_NAME) && is_base(&inspected, runtime);
         let config = inspected.config.unwrap_or_default();
         let volumes = config.volumes.unwrap_or_default();
         if let Some(path) = volumes
@@ -195,7 +204,7 @@ impl Image {
 
 /// The tag of a runtime's base image.
 pub(super) fn base_tag(runtime: Runtime) -> String {
-    format!("isol8:{runtime}")
+    format!("{OWN_NAME}{runtime}")
 }
 
 /// Where `images/Dockerfile` puts the interpreters.
@@ -259,99 +268,6 @@ fn missing(key: &SandboxKey, reference: &str) -> Failure {
     }
 }
 
-/// Asks a registry for an image.
-///
-/// # Errors
-/// `ImageMissing` when no registry has it or none can be reached.
-pub(super) async fn pull(
-    client: &Client,
-    reference: &str,
-    progress: Progress<'_>,
-) -> Result<(), Failure> {
-    const CALL: &str = "pull an image";
-    let lost = |cause: Failure| {
-        let failure = Failure::new(
-            FailureKind::ImageMissing,
-            format!("the image `{reference}` is not there and cannot be pulled"),
-        );
-        let causes = [cause.message].into_iter().chain(cause.causes);
-        causes
-            .fold(failure, Failure::cause)
-            .hint(format!("find out why with `docker pull {reference}`"))
-    };
-    if reference.starts_with("sha256:") {
-        // An id has no registry.
-        return Err(lost(Failure::new(
-            FailureKind::ImageMissing,
-            "no image has this id",
-        )));
-    }
-    let docker = client.docker(CALL)?;
-    let (name, tag) = name_and_tag(reference);
-    let options = CreateImageOptionsBuilder::new()
-        .from_image(name)
-        .tag(tag)
-        .build();
-    progress(&format!("pulling {reference}"));
-    let stream = docker.create_image(Some(options), None, None);
-    let mut last = String::new();
-    follow(client, CALL, stream, |info| {
-        if let Some(error) = info.error_detail.and_then(|detail| detail.message) {
-            return Err(bollard::errors::Error::DockerStreamError { error });
-        }
-        let moving = info
-            .progress_detail
-            .is_some_and(|detail| detail.total.is_some() || detail.current.is_some());
-        let line = match (info.id, info.status) {
-            (Some(id), Some(status)) => format!("{id}: {status}"),
-            (None, Some(status)) => status,
-            _ => return Ok(()),
-        };
-        if !moving && line != last {
-            progress(&line);
-            last = line;
-        }
-        Ok(())
-    })
-    .await
-    .map_err(|asked| {
-        let answered = asked.is_answer();
-        let failure = Failure::from(asked);
-        if answered { lost(failure) } else { failure }
-    })
-}
-
-/// Without a tag an engine would pull every tag there is.
-fn name_and_tag(reference: &str) -> (&str, &str) {
-    if reference.contains('@') {
-        return (reference, "");
-    }
-    match reference.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (reference, "latest"),
-    }
-}
-
-/// Takes the items of a stream until it ends, within [`SILENCE`] and [`WHOLE`].
-pub(super) async fn follow<T>(
-    client: &Client,
-    call: &'static str,
-    stream: impl Stream<Item = Result<T, bollard::errors::Error>>,
-    mut each: impl FnMut(T) -> Result<(), bollard::errors::Error>,
-) -> Result<(), Asked> {
-    let budget = Budget::of(WHOLE);
-    let mut stream = std::pin::pin!(stream);
-    loop {
-        let item = match timeout(budget.at_most(SILENCE), stream.next()).await {
-            Ok(Some(item)) => item,
-            Ok(None) => return Ok(()),
-            Err(_) => Err(bollard::errors::Error::RequestTimeoutError),
-        };
-        item.and_then(&mut each)
-            .map_err(|error| client.trouble(call, SILENCE, error))?;
-    }
-}
-
 /// Every image of ours that has a tag.
 pub(super) async fn list(client: &Client) -> Result<Vec<ImageInfo>, Failure> {
     let labels = HashMap::from([("label", vec![format!("{LABEL_MANAGED}=1")])]);
@@ -369,7 +285,11 @@ pub(super) async fn list(client: &Client) -> Result<Vec<ImageInfo>, Failure> {
         let Some(runtime) = runtime.and_then(|name| name.parse::<Runtime>().ok()) else {
             continue;
         };
-        images.extend(image.repo_tags.iter().map(|tag| ImageInfo {
+        let own = image
+            .repo_tags
+            .iter()
+            .filter(|tag| tag.starts_with(OWN_NAME));
+        images.extend(own.map(|tag| ImageInfo {
             runtime,
             tag: tag.clone(),
             id: image.id.clone(),
@@ -437,28 +357,22 @@ mod tests {
     }
 
     #[test]
-    fn one_tag_is_pulled() {
-        let table = [
-            ("node", ("node", "latest")),
-            ("node:24", ("node", "24")),
-            ("h:5000/node", ("h:5000/node", "latest")),
-            ("h:5000/node:24", ("h:5000/node", "24")),
-            ("node@sha256:1", ("node@sha256:1", "")),
-        ];
-        for (reference, expected) in table {
-            assert_eq!(name_and_tag(reference), expected, "{reference}");
-        }
-    }
-
-    #[test]
     fn an_image_of_ours_has_its_interpreter_at_a_known_place() {
         let labels = [(LABEL_MANAGED, "1"), (LABEL_RUNTIME, "node")];
-        let image = Image::read(inspected(&labels, &[]), Runtime::Node, "x").unwrap();
-        assert_eq!(image.interpreter.program, "/usr/local/bin/node");
-        assert!(image.interpreter.parkable);
-        let other = Image::read(inspected(&labels, &[]), Runtime::Python, "x").unwrap();
-        assert_eq!(other.interpreter.program, "python3");
-        assert!(!other.interpreter.parkable);
+        let read = |runtime, reference| {
+            let image = Image::read(inspected(&labels, &[]), runtime, reference).unwrap();
+            (image.interpreter.program, image.interpreter.parkable)
+        };
+        assert_eq!(
+            read(Runtime::Node, "isol8:node"),
+            ("/usr/local/bin/node".into(), true)
+        );
+        assert_eq!(
+            read(Runtime::Python, "isol8:node"),
+            ("python3".into(), false)
+        );
+        // Labels are inherited by what is built on it.
+        assert_eq!(read(Runtime::Node, "mine:1"), ("node".into(), false));
     }
 
     #[test]

@@ -103,6 +103,11 @@ impl Registry {
         self.entries().remove(id);
     }
 
+    /// Whether something may be left of it.
+    pub(super) fn is_stranded(&self, id: &SandboxId) -> bool {
+        matches!(self.entries().get(id), Some(Entry::Stranded { .. }))
+    }
+
     /// The ends of a sandbox that is being made.
     pub(super) fn making(&self, id: &SandboxId) -> Option<Making> {
         match self.entries().get(id) {
@@ -149,7 +154,9 @@ mod tests {
         let id = SandboxId::random();
         registry.begin(&id, Making::default()).unwrap();
         assert!(registry.begin(&id, Making::default()).is_err());
+        assert!(!registry.is_stranded(&id));
         registry.strand(&id, SlotUid::fixed(1));
+        assert!(registry.is_stranded(&id));
 
         registry.listed(&HashSet::new());
         assert_eq!(registry.entries().len(), 1, "it may still appear");

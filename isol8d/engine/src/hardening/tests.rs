@@ -73,7 +73,9 @@ fn check(value: &Value, expected: &Expect) {
 
 #[test]
 fn every_field_of_a_plain_order() {
-    check(&body(|_, _| {}), &expect![[r#"
+    check(
+        &body(|_, _| {}),
+        &expect![[r#"
         {
           "AttachStderr": false,
           "AttachStdin": false,
@@ -152,7 +154,7 @@ fn every_field_of_a_plain_order() {
               "Name": "no"
             },
             "SecurityOpt": [
-              "no-new-privileges:true",
+              "no-new-privileges=true",
               "seccomp={}"
             ],
             "ShmSize": 67108864,
@@ -225,7 +227,8 @@ fn every_field_of_a_plain_order() {
           "Tty": false,
           "User": "200007:200007",
           "WorkingDir": "/"
-        }"#]]);
+        }"#]],
+    );
 }
 
 #[test]
@@ -346,13 +349,16 @@ fn more_cores_than_there_are_is_all_of_them() {
 #[test]
 fn an_update_never_leaves_room_for_swap() {
     let body = Bounds::of(&spec().limits, 4).update_body();
-    check(&serde_json::to_value(body).unwrap(), &expect![[r#"
+    check(
+        &serde_json::to_value(body).unwrap(),
+        &expect![[r#"
         {
           "Memory": 536870912,
           "MemorySwap": 536870912,
           "NanoCpus": 1000000000,
           "PidsLimit": 65
-        }"#]]);
+        }"#]],
+    );
 }
 
 #[test]
@@ -368,7 +374,9 @@ fn a_volume_becomes_an_empty_folder() {
         targets,
         ["/isol8/kit", "/isol8/link", "/etc/passwd", "/data"]
     );
-    check(&body["HostConfig"]["Mounts"][3], &expect![[r#"
+    check(
+        &body["HostConfig"]["Mounts"][3],
+        &expect![[r#"
         {
           "ReadOnly": true,
           "Target": "/data",
@@ -377,7 +385,8 @@ fn a_volume_becomes_an_empty_folder() {
             "SizeBytes": 4096
           },
           "Type": "tmpfs"
-        }"#]]);
+        }"#]],
+    );
 }
 
 #[test]
