@@ -17,12 +17,13 @@ use isol8_engine::{
     native::NativeEngine,
     presence::Presence,
 };
+use isol8_proto::v1::Check;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     daemon::Parts,
-    kit,
-    paths::{Paths, unusable},
+    doctor, kit,
+    paths::{Paths, Wishes, unusable},
     roster::Roster,
 };
 
@@ -135,6 +136,23 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         roster,
         presence: Some(presence),
     })
+}
+
+/// Checks everything that can stop a run, in a process of its own.
+pub async fn examine(named: Option<PathBuf>, wishes: Wishes) -> Vec<Check> {
+    let looked = async {
+        let (config, source) = configuration(named)?;
+        let paths = Paths::choose(wishes)?;
+        paths.make()?;
+        let mut checks = doctor::host(&paths.runtime_dir, &paths.state_dir, &source);
+        match assemble(config, source, paths) {
+            Ok(parts) => checks.extend(doctor::engines(&parts.roster).await),
+            Err(failure) => checks.push(doctor::from_failure("daemon", &failure)),
+        }
+        Ok(checks)
+    };
+    let looked: Result<_, Failure> = looked.await;
+    looked.unwrap_or_else(|failure| vec![doctor::from_failure("daemon", &failure)])
 }
 
 /// A run needs a dozen descriptors, and shells hand out few by default. What runs

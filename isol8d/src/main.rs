@@ -64,14 +64,16 @@ fn main() -> ExitCode {
             return explain(&Failure::new(FailureKind::HostLacks, message).because(&error));
         }
     };
-    let code = runtime.block_on(async {
+    // On a worker, where what it accepts is served: no hand-over in between.
+    let work = runtime.spawn(async {
         match args.command {
             Some(Verb::Doctor { json }) => look(args, json).await,
             None => serve(args).await,
         }
     });
+    let code = runtime.block_on(work);
     runtime.shutdown_timeout(THREADS_GRACE);
-    code
+    code.unwrap_or(ExitCode::FAILURE)
 }
 
 async fn serve(args: Args) -> ExitCode {
@@ -114,23 +116,11 @@ async fn serve(args: Args) -> ExitCode {
 }
 
 async fn look(args: Args, json: bool) -> ExitCode {
-    let looked = async {
-        let (config, source) = assembly::configuration(args.config)?;
-        let paths = Paths::choose(Wishes {
-            socket: args.socket,
-            state_dir: args.state_dir,
-        })?;
-        paths.make()?;
-        let mut checks = doctor::host(&paths.runtime_dir, &paths.state_dir, &source);
-        match assembly::assemble(config, source, paths) {
-            Ok(parts) => checks.extend(doctor::engines(&parts.roster).await),
-            Err(failure) => checks.push(doctor::from_failure("daemon", &failure)),
-        }
-        Ok(checks)
+    let wishes = Wishes {
+        socket: args.socket,
+        state_dir: args.state_dir,
     };
-    let checks = looked
-        .await
-        .unwrap_or_else(|failure: Failure| vec![doctor::from_failure("daemon", &failure)]);
+    let checks = assembly::examine(args.config, wishes).await;
     let text = if json {
         format!("{:#}\n", doctor::to_json(&checks))
     } else {
