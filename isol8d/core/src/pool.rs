@@ -82,14 +82,17 @@ impl Policy {
 }
 
 /// A refill waits this long for the runs in front of it to end, then starts all
-/// the same: a program may well run for hours.
-pub const PATIENCE: Duration = Duration::from_millis(200);
+/// the same: a program may well run for hours. It does not wait at all for a key
+/// that is in demand and has none left: there the next run would be slower by
+/// more than this one is.
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The same while somebody waits for a cold one, which would be slowed down.
 /// Longer than most makes; where it is not, a second attempt is worth having.
 pub const COLD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the client of a run still does after its last event.
+/// What the client of a run still does after its last event: neither a refill
+/// nor the destroy of its sandbox should be in its way.
 pub const SETTLE: Duration = Duration::from_millis(3);
 
 /// A key that nobody used for so long keeps one warm sandbox.

@@ -57,10 +57,7 @@ impl Demand {
             self.recent.pop_front();
         }
         self.recent.push_back(now);
-        let window = (self.make_time * MAKES).clamp(SHORTEST_WINDOW, LONGEST_WINDOW);
-        let since = now.saturating_sub(window);
-        let together = self.recent.iter().filter(|at| **at >= since).count();
-        let together = f64::from(u32::try_from(together).unwrap_or(u32::MAX));
+        let together = f64::from(self.together(now));
         if together >= self.peak_now(now) {
             self.peak = together;
             self.peak_at = now;
@@ -78,6 +75,19 @@ impl Demand {
     /// A make took this long.
     pub(super) fn made_in(&mut self, took: Duration) {
         self.make_time = (self.make_time * 3 + took) / 4;
+    }
+
+    /// One lease follows the other faster than sandboxes are made.
+    pub(super) fn is_high(&self, now: Duration) -> bool {
+        self.together(now) > 1
+    }
+
+    /// Leases within the time that counts.
+    fn together(&self, now: Duration) -> u32 {
+        let window = (self.make_time * MAKES).clamp(SHORTEST_WINDOW, LONGEST_WINDOW);
+        let since = now.saturating_sub(window);
+        let together = self.recent.iter().filter(|at| **at >= since).count();
+        u32::try_from(together).unwrap_or(u32::MAX)
     }
 
     /// How many should be warm.

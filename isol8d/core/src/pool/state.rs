@@ -99,11 +99,7 @@ impl Pool {
             Event::Cancel { ticket } => self.cancel(ticket),
             Event::Made { id, result } => self.made(now, id, result),
             Event::Lost { id } => self.lost(now, &id),
-            Event::Release { id } => {
-                if self.life(&id) == Some(Life::Leased) {
-                    self.doom(now, &id);
-                }
-            }
+            Event::Release { id } => self.release(now, &id),
             Event::Destroyed { id, gone } => self.destroyed(now, &id, gone),
             Event::RunStarted => self.active += 1,
             Event::RunEnded => {
@@ -273,7 +269,10 @@ impl Pool {
             let failure = failure.clone();
             self.actions.push(Action::Fail { ticket, failure });
         }
-        for warmer in entry.warmers.drain(..) {
+        let warm = entry.warm.len();
+        // Those who asked for no more than there is hear that.
+        let missing = |warmer: &mut Warmer| warmer.count as usize > warm;
+        for warmer in entry.warmers.extract_if(.., missing) {
             self.actions.push(Action::Fail {
                 ticket: warmer.ticket,
                 failure: failure.clone(),
@@ -295,6 +294,20 @@ impl Pool {
         let key = &self.slots[id].key;
         let key = self.keys.get_mut(key);
         key.expect("a key stays while it has sandboxes in stock")
+    }
+
+    /// Destroys it once the client of its run has had time to go.
+    fn release(&mut self, now: Duration, id: &SandboxId) {
+        if self.life(id) != Some(Life::Leased) {
+            return;
+        }
+        let delay = if self.stop_at.is_some() {
+            Duration::ZERO
+        } else {
+            SETTLE
+        };
+        let due = now + delay;
+        self.set(id, Life::Doomed { failed: 0, due });
     }
 
     fn destroyed(&mut self, now: Duration, id: &SandboxId, gone: bool) {
@@ -367,6 +380,10 @@ impl Pool {
             warm,
         });
         self.stirred = now;
+        if !warm {
+            // The run begins only now: refills are patient from here.
+            self.wanting_since = None;
+        }
     }
 
     fn doom(&mut self, now: Duration, id: &SandboxId) {
@@ -451,7 +468,8 @@ impl Pool {
                 continue;
             }
             wants = true;
-            let urgent = !key.warmers.is_empty();
+            let pressed = key.warm.is_empty() && key.demand.is_high(now);
+            let urgent = pressed || !key.warmers.is_empty();
             for _ in 0..missing {
                 if !(urgent || self.is_quiet(now)) || !self.has_room(now) {
                     break;
@@ -541,13 +559,15 @@ impl Pool {
         true
     }
 
+    /// Once there are enough, and all that the key wants: whoever asked may be
+    /// about to measure.
     fn tell_warmers(&mut self) {
         for key in self.keys.values_mut() {
-            let warm = key.warm.len();
+            let (warm, idle) = (key.warm.len(), key.making.is_empty());
             let (there, waiting): (Vec<_>, Vec<_>) = key
                 .warmers
                 .drain(..)
-                .partition(|warmer| warm >= warmer.count as usize);
+                .partition(|warmer| idle && warm >= warmer.count as usize);
             key.warmers = waiting;
             self.actions
                 .extend(there.iter().map(|warmer| Action::Warmed {

@@ -212,6 +212,7 @@ impl World {
     fn release(&mut self, pick: usize) {
         if let Some(id) = self.pick(Stage::Leased, pick) {
             self.step(Event::Release { id });
+            self.pass(SETTLE);
         }
     }
 
@@ -282,6 +283,21 @@ fn a_refill_waits_longer_for_a_cold_one() {
 }
 
 #[test]
+fn a_key_in_demand_with_none_left_is_refilled_at_once() {
+    let mut world = World::new(policy(1));
+    let bash = key(Runtime::Bash);
+    world.warm(&bash, 3);
+    world.settle(ms(0));
+    for left in [2, 1] {
+        world.step(Event::RunStarted);
+        world.lease(&bash, limits(512));
+        assert_eq!((world.warm_now(), world.count(Stage::Making)), (left, 0));
+    }
+    world.lease(&bash, limits(512));
+    assert_eq!((world.warm_now(), world.count(Stage::Making)), (0, 2));
+}
+
+#[test]
 fn a_refill_starts_soon_after_the_run_in_front() {
     let mut world = World::new(policy(1));
     world.step(Event::RunStarted);
@@ -300,7 +316,7 @@ fn a_lease_takes_over_the_refill_that_is_under_way() {
     let node = key(Runtime::Node);
     world.lease(&node, limits(512));
     world.make_ends(0, true);
-    world.pass(SETTLE);
+    world.pass(ms(1000));
     assert_eq!(world.count(Stage::Making), 1);
     world.lease(&node, limits(512));
     assert_eq!(world.count(Stage::Making), 1, "no second make");
@@ -386,6 +402,18 @@ fn one_that_dies_warm_is_destroyed_and_not_made_again_in_a_hurry() {
     }
     assert!((6..=16).contains(&deaths), "{deaths} in a minute");
     assert_eq!(world.handed.len(), 1);
+}
+
+#[test]
+fn a_used_sandbox_stays_until_its_client_is_done() {
+    let mut world = World::new(policy(0));
+    world.lease(&key(Runtime::Python), limits(512));
+    world.make_ends(0, true);
+    let id = world.pick(Stage::Leased, 0).unwrap();
+    world.step(Event::Release { id });
+    assert_eq!(world.count(Stage::Destroying), 0);
+    world.pass(SETTLE);
+    assert_eq!(world.count(Stage::Destroying), 1);
 }
 
 #[test]
