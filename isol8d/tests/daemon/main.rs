@@ -4,6 +4,7 @@
 
 mod stage;
 
+mod chaos;
 mod faults;
 mod life;
 mod output;
