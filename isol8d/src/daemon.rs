@@ -211,10 +211,31 @@ impl Daemon {
             }
         });
         let daemon = Arc::clone(self);
+        self.tasks.spawn(async move { daemon.prewarm().await });
+        let daemon = Arc::clone(self);
         self.tasks.spawn(async move {
             let (roster, stop) = (&daemon.roster, &daemon.stop);
             reconcile::keep_sweeping(roster, &daemon.id, &daemon.runtime_dir, stop).await;
         });
+    }
+
+    /// Warms what the configuration names, once it is known on which engine.
+    async fn prewarm(&self) {
+        let Some(runtimes) = &self.config.pool.prewarm else {
+            return;
+        };
+        let chosen = tokio::select! {
+            () = self.stop.cancelled() => return,
+            chosen = self.roster.choose(None, false) => chosen,
+        };
+        match chosen {
+            Ok(engine) => {
+                for runtime in runtimes {
+                    self.pool.prewarm(self.config.usual_key(engine, *runtime));
+                }
+            }
+            Err(failure) => tracing::warn!(error = %failure, "nothing is prewarmed"),
+        }
     }
 
     /// Ends all runs, kindly first. Call after [`Daemon::stop`].

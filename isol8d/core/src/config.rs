@@ -20,7 +20,7 @@ use crate::{
     quantity::{ByteSize, CpuMillis},
     request::RunLimits,
     runtime::Runtime,
-    sandbox::{EngineKind, Network},
+    sandbox::{EngineKind, Network, SandboxKey},
 };
 
 pub mod error;
@@ -196,6 +196,23 @@ pub struct Policy {
     pub max_timeout: Option<Duration>,
     /// The images that `--image` may name.
     pub images: Option<Vec<String>>,
+}
+
+impl Config {
+    /// What a run of `runtime` needs that says nothing but its runtime.
+    #[must_use]
+    pub fn usual_key(&self, engine: EngineKind, runtime: Runtime) -> SandboxKey {
+        SandboxKey {
+            engine,
+            runtime,
+            image: None,
+            // A request's own default, whatever `defaults.network` says.
+            network: Network::None,
+            writable: !self.defaults.readonly_root,
+            sandbox_size: self.defaults.limits.sandbox_size,
+            tmp_size: self.defaults.limits.tmp_size,
+        }
+    }
 }
 
 impl Default for Config {

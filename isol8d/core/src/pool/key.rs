@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Policy, Ticket, demand::Demand};
-use crate::{ids::SandboxId, sandbox::SandboxKey};
+use crate::{failure::FailureKind, ids::SandboxId, sandbox::SandboxKey};
 
 /// After a first failure.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -14,6 +14,10 @@ const FIRST_DELAY: Duration = Duration::from_millis(250);
 /// With its jitter still under ten seconds: that long after an engine is back
 /// the pool is at work again.
 const LONGEST_DELAY: Duration = Duration::from_secs(8);
+
+/// After a failure that only a person can mend. Their next run shows that they
+/// have, and ends the delay.
+const LONG_DELAY: Duration = Duration::from_secs(60);
 
 /// A warm sandbox that lived this long was well made.
 const PROVEN: Duration = Duration::from_secs(60);
@@ -88,8 +92,11 @@ impl Key {
     }
 
     /// One became ready.
-    pub(super) fn made(&mut self, took: Duration) {
-        self.failures = 0;
+    pub(super) fn made(&mut self, now: Duration, took: Duration) {
+        if self.failures > 0 {
+            self.failures = 0;
+            self.not_before = now;
+        }
         self.demand.made_in(took);
     }
 
@@ -99,9 +106,12 @@ impl Key {
     }
 
     /// One could not be made.
-    pub(super) fn failed(&mut self, now: Duration, id: &SandboxId) {
+    pub(super) fn failed(&mut self, now: Duration, id: &SandboxId, why: FailureKind) {
         self.failures = self.failures.saturating_add(1);
         self.back_off(now, id);
+        if waits_for_a_person(why) {
+            self.not_before = self.not_before.max(now + LONG_DELAY);
+        }
     }
 
     /// A warm one died after this long. Without a pause, one that dies at once
@@ -118,6 +128,19 @@ impl Key {
         let times = self.failures.saturating_add(self.losses);
         self.not_before = now + backoff(times, id);
     }
+}
+
+/// Whether trying again soon is as good as certain to fail.
+fn waits_for_a_person(why: FailureKind) -> bool {
+    matches!(
+        why,
+        FailureKind::ImageMissing
+            | FailureKind::ImageBuild
+            | FailureKind::InterpreterMissing
+            | FailureKind::HostLacks
+            | FailureKind::Unsupported
+            | FailureKind::InvalidRequest
+    )
 }
 
 /// The delay after so many failures in a row, at least one. The id's random

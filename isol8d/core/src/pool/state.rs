@@ -241,11 +241,11 @@ impl Pool {
         let entry = self.keys.get_mut(&name).expect("it has a make");
         entry.making.remove(&id);
         if let Err(failure) = result {
-            entry.failed(now, &id);
+            entry.failed(now, &id, failure.kind);
             self.fail_those_who_wait(&name, &failure);
             return self.doom(now, &id);
         }
-        entry.made(now.saturating_sub(since));
+        entry.made(now, now.saturating_sub(since));
         if let Some(ticket) = entry.waiters.pop_front() {
             entry.handed();
             return self.hand(now, ticket, id, false);

@@ -386,6 +386,24 @@ fn a_failed_make_is_told_to_who_waits_and_is_not_repeated_at_once() {
 }
 
 #[test]
+fn what_only_a_person_can_mend_is_tried_rarely_until_they_have() {
+    let mut world = World::new(policy(1));
+    let python = key(Runtime::Python);
+    world.lease(&python, limits(512));
+    let id = world.pick(Stage::Making, 0).unwrap();
+    world.sandboxes.get_mut(&id).unwrap().0 = Stage::Ready;
+    let result = Err(Failure::new(FailureKind::ImageMissing, "no image"));
+    world.step(Event::Made { id, result });
+    world.pass(ms(59_000));
+    assert_eq!(world.count(Stage::Making), 0);
+    // The image is built, and a run works: so do refills.
+    world.lease(&python, limits(512));
+    world.make_ends(0, true);
+    world.pass(SETTLE);
+    assert_eq!(world.count(Stage::Making), 1);
+}
+
+#[test]
 fn one_that_dies_warm_is_destroyed_and_not_made_again_in_a_hurry() {
     let mut world = World::new(policy(1));
     world.lease(&key(Runtime::Python), limits(512));
