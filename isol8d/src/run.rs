@@ -20,7 +20,7 @@ use isol8_core::{
     request::{RunLimits, RunRequest},
     sandbox::{EngineKind, Limits, SandboxKey},
 };
-use isol8_engine::Sandbox;
+use isol8_engine::link::Link;
 use isol8_proto::v1::{self, run_event::Event};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::{
     convert,
     daemon::Daemon,
     outbox::Outbox,
-    pool::{Hold, Lease, PoolHandle},
+    pool::{Hold, Lease, PoolHandle, gate::Pass},
     status,
 };
 
@@ -64,9 +64,27 @@ pub(crate) struct Job {
 }
 
 /// A run that took place, with what is left to do.
-struct Ended {
+struct Ended<'a> {
     outcome: Outcome,
-    hold: Option<Hold>,
+    left: Option<Left<'a>>,
+}
+
+/// What a run still holds when its client is told. Giving it back makes others
+/// work: the next in the queue, the pool, the kernel.
+struct Left<'a> {
+    link: Link,
+    front: Front<'a>,
+    pass: Pass,
+    hold: Hold,
+}
+
+impl Left<'_> {
+    async fn give_back(self) {
+        drop(self.link);
+        drop(self.front);
+        drop(self.pass);
+        self.hold.release().await;
+    }
 }
 
 /// Does a run. Ends with a terminal event in the outbox whatever happens, a
@@ -93,11 +111,11 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
             .hint("`isol8 daemon logs` shows where"))
         });
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (outcome, hold) = match ended {
+        let (outcome, left) = match ended {
             Ok(ended) => {
                 let outcome = ended.outcome.verdict.name();
                 job.outbox.finish(Ok(Event::Exited(exited(ended.outcome))));
-                (outcome, ended.hold)
+                (outcome, ended.left)
             }
             Err(failure) => {
                 tracing::info!(kind = failure.kind.name(), error = %failure, "run failed");
@@ -107,22 +125,21 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
             }
         };
         tracing::info!(outcome, elapsed_ms, "run ended");
-        if let Some(hold) = hold {
-            hold.release().await;
+        if let Some(left) = left {
+            left.give_back().await;
         }
     };
     body.instrument(span).await;
 }
 
-async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Failure> {
+async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<Ended<'a>, Failure> {
     let request = &job.request;
-    let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
     let engine = daemon
         .roster
         .choose(request.engine, request.image.is_some())
         .await?;
     let queued = || job.outbox.event(phase(v1::Phase::Queued));
-    let _pass = tokio::select! {
+    let pass = tokio::select! {
         biased;
         () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
         pass = daemon.gate.enter(job.principal, queued) => pass?,
@@ -130,7 +147,7 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
     // The budget begins here: time in the queue is not the program's.
     let began = Instant::now();
     let mut deadline = began + request.limits.timeout;
-    let _front = Front::enter(&daemon.pool);
+    let front = Front::enter(&daemon.pool);
     let leased = tokio::select! {
         biased;
         () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
@@ -141,26 +158,50 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
         let reason = Some(format!("{reason} before a sandbox was ready"));
         return Ok(ended_early(Verdict::TimedOut, reason));
     };
-    let Lease {
-        sandbox,
-        warm,
-        parked,
-        hold,
-    } = lease;
-    let Sandbox {
-        id: sandbox_id,
-        link,
-        interpreter,
-    } = sandbox;
-    let leased_after = began.elapsed();
-    tracing::Span::current().record("sandbox_id", tracing::field::display(&sandbox_id));
+    tracing::Span::current().record("sandbox_id", tracing::field::display(&lease.sandbox.id));
     job.outbox.event(Event::Accepted(v1::Accepted {
         run_id: id.to_string(),
-        sandbox_id: sandbox_id.to_string(),
+        sandbox_id: lease.sandbox.id.to_string(),
         engine: convert::engine_to_wire(engine).into(),
-        warm,
+        warm: lease.warm,
         runtime: convert::runtime_to_wire(request.runtime).into(),
     }));
+    let times = Times { began, deadline };
+    let (outcome, link, hold) = drive(daemon, job, lease, times).await?;
+    Ok(Ended {
+        outcome,
+        left: Some(Left {
+            link,
+            front,
+            pass,
+            hold,
+        }),
+    })
+}
+
+/// When a run left the queue, and when its time is over.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    began: Instant,
+    deadline: Instant,
+}
+
+/// Runs the program in its sandbox, to the verdict.
+async fn drive(
+    daemon: &Daemon,
+    job: &mut Job,
+    lease: Lease,
+    times: Times,
+) -> Result<(Outcome, Link, Hold), Failure> {
+    let leased_after = times.began.elapsed();
+    let request = &job.request;
+    let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
+    let Lease {
+        sandbox,
+        parked,
+        hold,
+        ..
+    } = lease;
     let stops = Stops {
         cancel: job.cancel.clone(),
         daemon: daemon.cancel_runs.clone(),
@@ -168,14 +209,14 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
     let mut pump = Pump::new(
         request,
         &secrets,
-        link,
-        &interpreter,
+        sandbox.link,
+        &sandbox.interpreter,
         parked,
         &mut job.client,
         &job.outbox,
     );
-    let seen = pump.run(deadline, &stops, reading(&hold)).await?;
-    let wall = began.elapsed();
+    let seen = pump.run(times.deadline, &stops, reading(&hold)).await?;
+    let wall = times.began.elapsed();
     pump.finish();
     let now = match seen {
         // Nobody is there to be told.
@@ -193,14 +234,12 @@ async fn execute(daemon: &Daemon, id: &RunId, job: &mut Job) -> Result<Ended, Fa
     tracing::debug!(
         leased_us = leased_after.as_micros(),
         ran_us = wall.as_micros(),
-        counted_us = began.elapsed().as_micros(),
+        counted_us = times.began.elapsed().as_micros(),
         parked = pump.parked,
         "run phases"
     );
-    Ok(Ended {
-        outcome: conclude(seen, used, wall, &pump, request),
-        hold: Some(hold),
-    })
+    let outcome = conclude(seen, used, wall, &pump, request);
+    Ok((outcome, pump.into_link(), hold))
 }
 
 /// Leases a sandbox, building its image first where that is missing: that time
@@ -266,7 +305,7 @@ fn reading(hold: &Hold) -> Reading {
 }
 
 /// The end of a run that was given up before it had a sandbox.
-fn cancelled_early(daemon: &Daemon) -> Ended {
+fn cancelled_early(daemon: &Daemon) -> Ended<'static> {
     let seen = if daemon.cancel_runs.is_cancelled() {
         Seen::Stopped
     } else {
@@ -277,7 +316,7 @@ fn cancelled_early(daemon: &Daemon) -> Ended {
 }
 
 /// The end of a run that never had a sandbox.
-fn ended_early(verdict: Verdict, reason: Option<String>) -> Ended {
+fn ended_early(verdict: Verdict, reason: Option<String>) -> Ended<'static> {
     Ended {
         outcome: Outcome {
             verdict,
@@ -286,7 +325,7 @@ fn ended_early(verdict: Verdict, reason: Option<String>) -> Ended {
             stderr_truncated: false,
             reason,
         },
-        hold: None,
+        left: None,
     }
 }
 

@@ -318,6 +318,11 @@ impl<'a> Pump<'a> {
         }
     }
 
+    /// The stream to init. Closing it ends what still runs in the sandbox.
+    pub(super) fn into_link(self) -> Link {
+        self.link
+    }
+
     /// Lets everything that is still held back go to the client.
     pub(super) fn finish(&mut self) {
         self.stdout.finish(self.outbox);
