@@ -90,7 +90,6 @@ console.log(fs.readFileSync('/proc/self/status', 'utf8').split('\\n').filter((l)
         "main.js",
         "const { header, environmentVariables } = process.report.getReport();\nconsole.log(header.commandLine, header.cwd, environmentVariables);",
     ),
-    case("loaded builtins", "main.js", "console.log(process.moduleLoadList.length, process.moduleLoadList);"),
     case("streams", "main.js", "for (const s of [process.stdout, process.stderr, process.stdin]) console.log(s.constructor.name, s.fd, s.isTTY, s.writable, s.readable, s.readableFlowing);"),
     Case {
         env: &[("FORCE_COLOR", "1"), ("TERM", "xterm-256color"), ("COLORTERM", "truecolor")],
@@ -187,6 +186,22 @@ const WORK: &[Case] = &[
     case("no stdin", "main.js", "process.stdin.resume().on('end', () => console.log('end'));"),
     case("big stdout at exit", "main.js", "process.stdout.write('x'.repeat(5e6) + '\\n');\nprocess.stderr.write('e'.repeat(3e5));\nprocess.on('exit', () => console.log('bye'));"),
     case("order of tasks", "main.js", "setImmediate(() => console.log('immediate'));\nPromise.resolve().then(() => console.log('micro'));\nprocess.nextTick(() => console.log('tick'));\nqueueMicrotask(() => console.log('micro 2'));\nconsole.log('sync');"),
+    case(
+        "order of imports",
+        "main.js",
+        "for (const m of ['fs', 'node:path', 'path/posix', './main.js', 'data:text/javascript,']) import(m).then(() => console.log(m));
+let n = 0;
+const turn = () => { console.log(n); if (n++ < 5) setImmediate(turn); };
+process.nextTick(() => console.log('tick'));
+(async () => { for (let i = 0; i < 30; i++) { await 0; console.log('await', i); } })();",
+    ),
+    case(
+        "order of imports, mjs",
+        "main.mjs",
+        "for (const m of ['fs', 'path/posix', 'data:text/javascript,']) import(m).then(() => console.log(m));
+(async () => { for (let i = 0; i < 30; i++) { await 0; console.log('await', i); } })();
+console.log(await import('net').then((m) => Object.keys(m).length));",
+    ),
     case("order of tasks, mjs", "main.mjs", "setImmediate(() => console.log('immediate'));\nPromise.resolve().then(() => console.log('micro'));\nprocess.nextTick(() => console.log('tick'));\nawait 0;\nconsole.log('after');"),
     case(
         "worker",
