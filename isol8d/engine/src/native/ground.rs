@@ -178,6 +178,10 @@ impl Ground {
         let folder = self.own_folder()?;
         let path = folder.join(format!("seccomp-{name}.bpf"));
         let draft = folder.join(format!("seccomp-draft-{}", std::process::id()));
+        // A whole one that is there serves also when the disk is full.
+        if fs::read(&path).is_ok_and(|found| found == program) {
+            return Ok(path);
+        }
         let written = write_new(&draft, &program).and_then(|()| fs::rename(&draft, &path));
         written.map_err(|error| unwritable("the seccomp filter", &error))?;
         Ok(path)
