@@ -143,7 +143,10 @@ impl Pump<'_> {
             let event = event
                 .map_err(interrupted)?
                 .map_err(|status| unwanted(&status))?;
-            let written = match event.and_then(|event| event.event) {
+            let Some(event) = event else {
+                return Err(silent_end().into());
+            };
+            let written = match event.event {
                 Some(Event::Exited(exited)) => return Ok(exited),
                 Some(Event::Stdout(bytes)) => self.signals.during(self.output.stdout(bytes)).await,
                 Some(Event::Stderr(bytes)) => self.signals.during(self.output.stderr(bytes)).await,
@@ -164,7 +167,8 @@ impl Pump<'_> {
                     self.console.debug(format_args!("phase {phase}"));
                     continue;
                 }
-                None => return Err(silent_end().into()),
+                // A newer daemon says more than we know.
+                None => continue,
             };
             written
                 .map_err(interrupted)?
