@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use thiserror::Error;
 
 /// A number of bytes. Written as `512m`: k, m, g, t are powers of 1024, an
-/// optional `b` or `ib` may follow, a bare number is bytes.
+/// optional `b`, `i` or `ib` may follow, a bare number is bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ByteSize(u64);
 
@@ -56,8 +56,9 @@ impl FromStr for ByteSize {
         if digits.is_empty() {
             return Err(malformed());
         }
-        let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
-            "" if unit.is_empty() || unit == "b" => 0,
+        let power = unit.strip_suffix('b').unwrap_or(unit);
+        let shift = match power.strip_suffix('i').unwrap_or(power) {
+            "" if power.is_empty() => 0,
             "k" => 10,
             "m" => 20,
             "g" => 30,
@@ -191,6 +192,7 @@ mod tests {
         size("512M", Some(512 << 20));
         size("512mb", Some(512 << 20));
         size("512MiB", Some(512 << 20));
+        size("512Mi", Some(512 << 20));
         size("1g", Some(1 << 30));
         size("1048576", Some(1 << 20));
         size("100b", Some(100));
@@ -200,7 +202,8 @@ mod tests {
     #[test]
     fn what_is_no_size_is_refused() {
         for text in [
-            "", "m", "-1", "1e309", "1.5g", "0", "12x", "i", "5i", "9999999t", "1 g b",
+            "", "m", "-1", "1e309", "1.5g", "0", "12x", "i", "5i", "5ib", "5mbb", "5mii", "5bm",
+            "9999999t", "1 g b",
         ] {
             size(text, None);
         }

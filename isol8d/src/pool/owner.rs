@@ -6,7 +6,6 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use isol8_core::{
@@ -415,7 +414,3 @@ fn broken(error: &JoinError) -> Failure {
     Failure::new(FailureKind::Internal, "the engine has a bug: it panicked")
         .hint("`isol8 daemon logs` shows where")
 }
-
-/// The inner bound of a shutdown fits into what callers may wait.
-const _: () =
-    assert!(isol8_core::pool::STOP_PATIENCE.as_secs() <= Duration::from_secs(5).as_secs());

@@ -73,6 +73,12 @@ impl World {
     }
 }
 
+#[test]
+fn a_shutdown_has_time_to_abort_and_to_destroy() {
+    use isol8_core::pool::STOP_PATIENCE;
+    assert!(STOP_PATIENCE * 2 < crate::daemon::POOL_GRACE);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_is_cold_the_second_is_warm_and_parked() {
     let world = world();

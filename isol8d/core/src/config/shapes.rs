@@ -289,7 +289,7 @@ impl JsonSchema for Size {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "anyOf": [
-                { "type": "string", "pattern": "^\\s*0*[1-9][0-9]*([kKmMgGtT]([iI]?[bB])?|[bB])?\\s*$" },
+                { "type": "string", "pattern": "^\\s*0*[1-9][0-9]*([kKmMgGtT][iI]?)?[bB]?\\s*$" },
                 { "type": "integer", "minimum": 1, "maximum": MAX_EXACT },
             ]
         })

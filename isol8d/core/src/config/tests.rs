@@ -379,7 +379,7 @@ fn odd_values() -> impl Strategy<Value = Value> {
         (-10_i32..2000).prop_map(|number| Value::from(f64::from(number) / 4.0)),
         Just(json!(1.0)),
         "[ -~]{0,6}".prop_map(Value::from),
-        "[0-9]{1,3}[kKmMgGtTbBi]{0,3}".prop_map(Value::from),
+        "[0-9]{1,2}[mGbi]{0,3}".prop_map(Value::from),
         prop::sample::select(vec![
             "auto",
             "docker",

@@ -72,6 +72,8 @@ struct World {
     /// Every id that was ever handed out.
     served: BTreeSet<SandboxId>,
     waiting: BTreeMap<Ticket, SandboxKey>,
+    /// Those of them that wait for warm ones, not for one of their own.
+    warmers: BTreeSet<Ticket>,
     aborted: BTreeSet<SandboxId>,
     tickets: u64,
     handed: Vec<(SandboxId, bool)>,
@@ -88,6 +90,7 @@ impl World {
             sandboxes: BTreeMap::new(),
             served: BTreeSet::new(),
             waiting: BTreeMap::new(),
+            warmers: BTreeSet::new(),
             aborted: BTreeSet::new(),
             tickets: 0,
             handed: Vec::new(),
@@ -106,8 +109,22 @@ impl World {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Make { id, key, .. } => {
-                let before = self.sandboxes.insert(id, (Stage::Making, key));
+                let before = self.sandboxes.insert(id, (Stage::Making, key.clone()));
                 assert!(before.is_none(), "an id is used twice");
+                // A refill is what no lease waits for.
+                let leases = self
+                    .waiting
+                    .iter()
+                    .filter(|(ticket, wanted)| **wanted == key && !self.warmers.contains(ticket));
+                let makes = self.sandboxes.values();
+                let makes = makes.filter(|(stage, of)| *stage == Stage::Making && *of == key);
+                if makes.count() > leases.count() {
+                    let making = self.count(Stage::Making);
+                    assert!(
+                        making <= self.policy.most_making as usize,
+                        "too many refills"
+                    );
+                }
             }
             Action::Abort { id } => {
                 assert_eq!(self.sandboxes[&id].0, Stage::Making);
@@ -180,6 +197,7 @@ impl World {
 
     fn warm(&mut self, key: &SandboxKey, count: u32) {
         let ticket = self.ticket(key);
+        self.warmers.insert(ticket);
         let key = key.clone();
         self.step(Event::Warm { ticket, key, count });
     }
