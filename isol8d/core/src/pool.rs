@@ -33,6 +33,7 @@ use crate::{
 
 mod demand;
 mod key;
+mod plan;
 mod state;
 
 #[cfg(test)]
