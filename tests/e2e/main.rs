@@ -24,3 +24,6 @@ mod tenants;
 mod engine_faults;
 mod faults;
 mod sockets;
+mod unprivileged;
+
+mod soak;
