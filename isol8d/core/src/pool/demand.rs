@@ -50,14 +50,15 @@ impl Demand {
         }
     }
 
-    /// Somebody takes one.
-    pub(super) fn leased(&mut self, now: Duration) {
+    /// Somebody takes one. More than `most` at once count as so many: they could
+    /// not be met, and should not be remembered for longer.
+    pub(super) fn leased(&mut self, now: Duration, most: u32) {
         self.touched(now);
         if self.recent.len() == MEMORY {
             self.recent.pop_front();
         }
         self.recent.push_back(now);
-        let together = f64::from(self.together(now));
+        let together = f64::from(self.together(now).min(most));
         if together >= self.peak_now(now) {
             self.peak = together;
             self.peak_at = now;
@@ -162,7 +163,7 @@ mod tests {
     fn one_run_now_and_then_wants_the_configured_number() {
         let mut demand = Demand::new(ms(0));
         for second in 0..10 {
-            demand.leased(ms(second * 1000));
+            demand.leased(ms(second * 1000), 4);
         }
         assert_eq!(demand.target(ms(9000), &policy(1)), 1);
         assert_eq!(demand.target(ms(9000), &policy(3)), 3);
@@ -172,14 +173,15 @@ mod tests {
     fn a_burst_wants_more_up_to_the_bound_and_is_forgotten() {
         let mut demand = Demand::new(ms(0));
         for at in 0..3 {
-            demand.leased(ms(at));
+            demand.leased(ms(at), 4);
         }
         assert_eq!(demand.target(ms(10), &policy(1)), 3);
         for at in 10..60 {
-            demand.leased(ms(at));
+            demand.leased(ms(at), 4);
         }
         assert_eq!(demand.target(ms(60), &policy(1)), 4);
-        assert_eq!(demand.target(ms(59) + IDLE, &policy(1)), 2);
+        assert_eq!(demand.target(ms(59) + HALF_LIFE, &policy(1)), 2);
+        assert_eq!(demand.target(ms(59) + HALF_LIFE * 2, &policy(1)), 1);
     }
 
     #[test]
@@ -189,7 +191,7 @@ mod tests {
             demand.made_in(ms(1000));
         }
         for at in [0, 900, 1800, 2700] {
-            demand.leased(ms(at));
+            demand.leased(ms(at), 4);
         }
         assert_eq!(demand.target(ms(2700), &policy(1)), 4);
     }
@@ -197,7 +199,7 @@ mod tests {
     #[test]
     fn an_idle_key_shrinks_to_one_and_then_to_none() {
         let mut demand = Demand::new(ms(0));
-        demand.leased(ms(0));
+        demand.leased(ms(0), 4);
         demand.floor = 4;
         let policy = policy(3);
         assert_eq!(demand.target(IDLE, &policy), 4);
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn without_a_pool_only_what_was_asked_for_is_warm() {
         let mut demand = Demand::new(ms(0));
-        demand.leased(ms(0));
+        demand.leased(ms(0), 4);
         demand.prewarmed = true;
         assert_eq!(demand.target(ms(0), &policy(0)), 0);
         demand.floor = 2;
@@ -221,7 +223,7 @@ mod tests {
     fn what_was_asked_for_ends_with_the_use() {
         let mut demand = Demand::new(ms(0));
         demand.floor = 4;
-        demand.leased(IDLE + ms(1));
+        demand.leased(IDLE + ms(1), 4);
         assert_eq!(demand.target(IDLE + ms(1), &policy(1)), 1);
     }
 }

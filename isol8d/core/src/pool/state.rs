@@ -187,8 +187,9 @@ impl Pool {
             let right = key.warm.iter().position(fits);
             right.or((!key.warm.is_empty()).then_some(0))
         });
+        let most = self.policy.most_per_key;
         let entry = self.key(now, &key);
-        entry.demand.leased(now);
+        entry.demand.leased(now, most);
         if let Some(id) = place.and_then(|place| entry.warm.remove(place)) {
             entry.hits += 1;
             entry.handed();
