@@ -56,6 +56,29 @@ impl Drop for Rig {
     }
 }
 
+/// bubblewrap with what every jail here has, as a user of its own.
+fn confined() -> Process {
+    const NAMESPACES: &str = "--unshare-user --uid 65534 --gid 65534 --unshare-pid --unshare-net \
+         --unshare-ipc --as-pid-1 --cap-drop ALL --clearenv --chdir /";
+    const SYSTEM: &str = "--ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib \
+         --symlink usr/lib64 /lib64 --ro-bind-try /etc/alternatives /etc/alternatives \
+         --ro-bind-try /etc/python3.11 /etc/python3.11 \
+         --ro-bind-try /etc/python3.13 /etc/python3.13 \
+         --proc /proc --dev /dev --tmpfs /tmp --tmpfs /sandbox";
+    let mut jail = Process::new("bwrap");
+    jail.args(NAMESPACES.split_whitespace())
+        .args(SYSTEM.split_whitespace());
+    if let Some(prefix) = other_prefix() {
+        jail.args(["--ro-bind", &prefix, &prefix]);
+    }
+    if nix::unistd::geteuid().is_root() {
+        // Root that makes a user namespace stays root behind it.
+        let uid = 300_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Relaxed) % 100;
+        jail.uid(uid).gid(uid);
+    }
+    jail
+}
+
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir(to).expect("a folder");
     for entry in fs::read_dir(from).expect("the hooks") {
@@ -95,58 +118,15 @@ impl Rig {
         for (path, mode) in [(folder.path(), 0o755), (&socket, 0o777), (&init, 0o555)] {
             fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
         }
-        let mut jail = Process::new("bwrap");
-        if nix::unistd::geteuid().is_root() {
-            // Root that makes a user namespace stays root behind it.
-            let uid =
-                300_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Relaxed) % 100;
-            jail.uid(uid).gid(uid);
+        let mut jail = confined();
+        for (from, to) in [
+            (init.as_path(), "/isol8/kit/init"),
+            (&park, "/isol8/kit/park"),
+            (folder.path(), "/isol8/link"),
+        ] {
+            jail.arg("--ro-bind").arg(from).arg(to);
         }
         let jail = jail
-            .args([
-                "--unshare-user",
-                "--uid",
-                "65534",
-                "--gid",
-                "65534",
-                "--unshare-pid",
-            ])
-            .args([
-                "--unshare-net",
-                "--unshare-ipc",
-                "--as-pid-1",
-                "--cap-drop",
-                "ALL",
-            ])
-            .args(["--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"])
-            .args([
-                "--symlink",
-                "usr/lib",
-                "/lib",
-                "--symlink",
-                "usr/lib64",
-                "/lib64",
-            ])
-            .args(["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"])
-            .args(["--ro-bind-try", "/etc/python3.11", "/etc/python3.11"])
-            .args([
-                "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/sandbox",
-            ])
-            .arg("--ro-bind")
-            .arg(&init)
-            .arg("/isol8/kit/init")
-            .arg("--ro-bind")
-            .arg(&park)
-            .arg("/isol8/kit/park")
-            .arg("--ro-bind")
-            .arg(folder.path())
-            .arg("/isol8/link")
-            .args(["--chdir", "/", "--clearenv"])
-            .args(
-                other_prefix()
-                    .iter()
-                    .flat_map(|prefix| ["--ro-bind", prefix, prefix]),
-            )
             .args(options)
             .arg("--")
             .args(before)
