@@ -12,6 +12,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -33,6 +34,7 @@ use crate::{
     Built, CREATE_DEADLINE, Engine, Found, Health, ImageInfo, Place, Probe, Progress, Sandbox,
     hardening::{Bounds, LABEL_DAEMON, LABEL_MANAGED, LABEL_SANDBOX, container_name},
     presence::{self, Presence},
+    seccomp,
     uids::UidRange,
 };
 
@@ -106,6 +108,8 @@ struct Facts {
     cores: u32,
     /// Uids inside are not those of the host: `userns-remap` or rootless.
     maps_uids: bool,
+    /// It is Podman, which wants the path of a seccomp profile, not its text.
+    podman: bool,
 }
 
 impl DockerEngine {
@@ -143,8 +147,13 @@ impl Inner {
             .client
             .ask("ask for its facts", ASK, |docker| async move {
                 docker.info().await
-            })
-            .await?;
+            });
+        let version = self
+            .client
+            .ask("ask for its version", ASK, |docker| async move {
+                docker.version().await
+            });
+        let (info, version) = tokio::try_join!(info, version)?;
         let cores = info.ncpu.and_then(|cores| u32::try_from(cores).ok());
         let mut options = info.security_options.iter().flatten();
         let facts = Facts {
@@ -152,9 +161,31 @@ impl Inner {
             maps_uids: options.any(|option| {
                 option.starts_with("name=userns") || option.starts_with("name=rootless")
             }),
+            podman: product(&version).starts_with("Podman"),
         };
+        if facts.podman {
+            self.write_profile()?;
+        }
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
         Ok(facts)
+    }
+
+    /// Where Podman finds the seccomp profile.
+    fn profile(&self) -> PathBuf {
+        self.place.state_dir.join("seccomp.json")
+    }
+
+    fn write_profile(&self) -> Result<(), Failure> {
+        let path = self.profile();
+        let new = path.with_extension("new");
+        let written = fs::write(&new, seccomp::PROFILE).and_then(|()| fs::rename(&new, &path));
+        written.map_err(|error| {
+            Failure::new(
+                FailureKind::Internal,
+                format!("cannot write `{}`", path.display()),
+            )
+            .because(&error)
+        })
     }
 
     /// Another engine may answer next time.
@@ -337,13 +368,10 @@ impl Engine for DockerEngine {
 
 /// `Docker Engine 20.10.24, API 1.41`.
 fn describe(version: &SystemVersion) -> String {
-    let first = version.components.iter().flatten().next();
     // Podman serves the same API and says so here.
-    let product = first.map_or("Engine", |component| component.name.as_str());
-    let product = if product == "Engine" {
-        "Docker Engine"
-    } else {
-        product
+    let product = match product(version) {
+        "Engine" => "Docker Engine",
+        other => other,
     };
     let number = version.version.as_deref().unwrap_or("of no version");
     let api = version.api_version.as_deref().unwrap_or("unknown");
@@ -353,6 +381,11 @@ fn describe(version: &SystemVersion) -> String {
         format!(", which is too old: 1.{} is needed", MIN_API.1)
     };
     format!("{product} {number}, API {api}{old}")
+}
+
+fn product(version: &SystemVersion) -> &str {
+    let first = version.components.iter().flatten().next();
+    first.map_or("Engine", |component| component.name.as_str())
 }
 
 fn is_new_enough(version: &SystemVersion) -> bool {

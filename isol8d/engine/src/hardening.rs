@@ -84,8 +84,11 @@ pub struct Ground<'a> {
     pub link: &'a Path,
     /// Files for /etc: name and path on the host.
     pub etc: &'a [(&'a str, PathBuf)],
-    /// The seccomp profile as JSON.
+    /// The seccomp profile as JSON; for Podman its path.
     pub seccomp: &'a str,
+    /// The engine is Podman, which knows fewer options of a tmpfs, and whose
+    /// older releases cannot change the limits of a container.
+    pub podman: bool,
     /// The OCI runtime; `None` is the engine's default.
     pub runtime: Option<&'a str>,
     /// The memory controller is one of cgroup v1.
@@ -234,7 +237,11 @@ fn labels(spec: &SandboxSpec, ground: &Ground<'_>) -> HashMap<String, String> {
 
 fn host_config(spec: &SandboxSpec, ground: &Ground<'_>) -> HostConfig {
     let host_network = spec.key.network == Network::Host;
-    let bounds = starting_limits(&spec.limits, ground.cores);
+    let bounds = if ground.podman {
+        Bounds::of(&spec.limits, ground.cores)
+    } else {
+        starting_limits(&spec.limits, ground.cores)
+    };
     HostConfig {
         readonly_rootfs: Some(!spec.key.writable),
         privileged: Some(false),
@@ -256,7 +263,7 @@ fn host_config(spec: &SandboxSpec, ground: &Ground<'_>) -> HostConfig {
         // The host must not send echo requests for a program either.
         sysctls: (!host_network)
             .then(|| HashMap::from([("net.ipv4.ping_group_range".into(), "1 0".into())])),
-        tmpfs: Some(tmpfs(spec, ground.uid)),
+        tmpfs: Some(tmpfs(spec, ground)),
         mounts: Some(mounts(ground)),
         shm_size: Some(signed(SHM_BYTES)),
         memory: Some(bounds.memory_bytes),
@@ -285,31 +292,40 @@ fn host_config(spec: &SandboxSpec, ground: &Ground<'_>) -> HostConfig {
     }
 }
 
-fn tmpfs(spec: &SandboxSpec, uid: u32) -> HashMap<String, String> {
-    let room = |size: ByteSize| {
-        let bytes = size.as_bytes();
-        format!("size={bytes},nr_inodes={}", inodes(size))
+fn tmpfs(spec: &SandboxSpec, ground: &Ground<'_>) -> HashMap<String, String> {
+    let room = |bytes: u64, inodes: u64| {
+        if ground.podman {
+            // Empty files are then bounded by the memory limit alone. What the
+            // image has there must not come along with its mode.
+            format!("size={bytes},notmpcopyup")
+        } else {
+            format!("size={bytes},nr_inodes={inodes}")
+        }
     };
+    let sized = |size: ByteSize| room(size.as_bytes(), inodes(size));
+    let owner = if ground.podman {
+        // Nobody else is inside.
+        "mode=1777".to_owned()
+    } else {
+        format!("mode=0700,uid={0},gid={0}", ground.uid)
+    };
+    let sandbox = format!(
+        "rw,exec,nosuid,nodev,{},{owner}",
+        sized(spec.key.sandbox_size)
+    );
+    let tmp = format!(
+        "rw,noexec,nosuid,nodev,{},mode=1777",
+        sized(spec.key.tmp_size)
+    );
+    // Over the engine's own, which has no limit on inodes.
+    let shm = format!(
+        "rw,noexec,nosuid,nodev,{},mode=1777",
+        room(SHM_BYTES, SHM_INODES)
+    );
     HashMap::from([
-        (
-            "/sandbox".into(),
-            format!(
-                "rw,exec,nosuid,nodev,{},mode=0700,uid={uid},gid={uid}",
-                room(spec.key.sandbox_size)
-            ),
-        ),
-        (
-            "/tmp".into(),
-            format!(
-                "rw,noexec,nosuid,nodev,{},mode=1777",
-                room(spec.key.tmp_size)
-            ),
-        ),
-        // Over the engine's own, which has no limit on inodes.
-        (
-            "/dev/shm".into(),
-            format!("rw,noexec,nosuid,nodev,size={SHM_BYTES},nr_inodes={SHM_INODES},mode=1777"),
-        ),
+        ("/sandbox".into(), sandbox),
+        ("/tmp".into(), tmp),
+        ("/dev/shm".into(), shm),
     ])
 }
 

@@ -178,8 +178,9 @@ impl Inner {
             met = accept => met?,
             failure = self.ended(&container) => return Err(failure),
         };
-        let bounds = Bounds::of(&spec.limits, ready.facts.cores);
-        if hardening::starting_limits(&spec.limits, ready.facts.cores) != bounds {
+        let cores = ready.facts.cores;
+        let bounds = Bounds::of(&spec.limits, cores);
+        if !ready.facts.podman && hardening::starting_limits(&spec.limits, cores) != bounds {
             self.update(&container, bounds, budget.at_most(UPDATE))
                 .await?;
         }
@@ -227,6 +228,11 @@ impl Inner {
         budget: Budget,
     ) -> Result<String, Asked> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let profile = if ready.facts.podman {
+            self.profile().to_string_lossy().into_owned()
+        } else {
+            seccomp::PROFILE.to_owned()
+        };
         let ground = Ground {
             daemon: &self.place.daemon,
             created: now.unwrap_or_default().as_secs(),
@@ -236,7 +242,8 @@ impl Inner {
             kit: &self.place.kit,
             link,
             etc: &ready.etc,
-            seccomp: seccomp::PROFILE,
+            seccomp: &profile,
+            podman: ready.facts.podman,
             runtime: self.settings.runtime.as_deref(),
             cgroup_v1: self.cgroup_v1,
             cores: ready.facts.cores,
@@ -349,7 +356,14 @@ impl Inner {
                 },
             )
             .await
-            .map_err(Failure::from)
+            .map_err(|asked| {
+                let missing = asked.is_missing();
+                let failure = Failure::from(asked);
+                // The container, or the question itself.
+                let hint = "see whether it is there with `docker ps -a`; \
+                            older releases of Podman cannot do this at all";
+                if missing { failure.hint(hint) } else { failure }
+            })
     }
 
     /// The engine's view of a container, by name or id.

@@ -11,7 +11,9 @@ use isol8_core::{
 };
 use tokio::time::Instant;
 
-use super::{DockerEngine, Inner, build::Standing, client::ASK, describe, image, is_new_enough};
+use super::{
+    DockerEngine, Inner, build::Standing, client::ASK, describe, image, is_new_enough, product,
+};
 use crate::{Engine, Probe, ProbeStatus};
 
 fn probe(name: &str, status: ProbeStatus, found: impl Into<String>, fix: &str) -> Probe {
@@ -125,20 +127,25 @@ impl Inner {
     fn engine(&self, version: &SystemVersion) -> Probe {
         let socket = self.client.socket().unwrap_or_default();
         let found = format!("{} at `{}`", describe(version), socket.display());
-        let status = if is_new_enough(version) {
-            ProbeStatus::Ok
-        } else {
-            ProbeStatus::Failed
-        };
-        let fix = "install an engine with API 1.41 or newer: `sudo apt install docker.io`";
-        probe("engine", status, found, fix)
+        if !is_new_enough(version) {
+            let fix = "install an engine with API 1.41 or newer: `sudo apt install docker.io`";
+            return probe("engine", ProbeStatus::Failed, found, fix);
+        }
+        if product(version).starts_with("Podman") {
+            let found = format!("{found}; not every limit works there");
+            let fix = "set `docker.host` to the socket of a Docker engine";
+            return probe("engine", ProbeStatus::Warning, found, fix);
+        }
+        probe("engine", ProbeStatus::Ok, found, "")
     }
 
     fn runtime(&self, info: &SystemInfo, version: &SystemVersion) -> Probe {
         let fallback = info.default_runtime.clone().unwrap_or_default();
         let used = self.settings.runtime.as_deref().unwrap_or(&fallback);
         let known = info.runtimes.as_ref();
-        let there = known.is_none_or(|known| used.is_empty() || known.contains_key(used));
+        // What the engine uses by itself it has, whether or not it is listed.
+        let chosen = self.settings.runtime.as_deref();
+        let there = chosen.is_none_or(|used| known.is_none_or(|known| known.contains_key(used)));
         let components = version.components.iter().flatten();
         let details: Vec<String> = components
             .filter(|component| component.name == used || component.name == "containerd")

@@ -46,6 +46,7 @@ fn body(change: impl FnOnce(&mut SandboxSpec, &mut Ground<'_>)) -> Value {
         link: Path::new("/run/isol8/sb/x"),
         etc: &etc,
         seccomp: "{}",
+        podman: false,
         runtime: None,
         cgroup_v1: false,
         cores: 4,
@@ -304,6 +305,30 @@ fn sizes_bound_bytes_and_inodes_and_files() {
     );
     let largest = json!({"Name": "fsize", "Soft": 33_554_432, "Hard": 33_554_432});
     field(small, "/HostConfig/Ulimits/2", largest);
+}
+
+#[test]
+fn podman_gets_the_options_that_it_knows() {
+    let tight = |spec: &mut SandboxSpec, ground: &mut Ground<'_>| {
+        ground.podman = true;
+        spec.limits.pids = Pids::new(1).unwrap();
+    };
+    field(tight, "/HostConfig/PidsLimit", json!(2));
+    let podman = |_: &mut SandboxSpec, ground: &mut Ground<'_>| ground.podman = true;
+    let mounted =
+        |path, options| field(podman, &format!("/HostConfig/Tmpfs/{path}"), json!(options));
+    mounted(
+        "~1sandbox",
+        "rw,exec,nosuid,nodev,size=536870912,notmpcopyup,mode=1777",
+    );
+    mounted(
+        "~1tmp",
+        "rw,noexec,nosuid,nodev,size=268435456,notmpcopyup,mode=1777",
+    );
+    mounted(
+        "~1dev~1shm",
+        "rw,noexec,nosuid,nodev,size=67108864,notmpcopyup,mode=1777",
+    );
 }
 
 #[test]
