@@ -26,13 +26,15 @@ pub struct ParkPlan {
 ///
 /// Python waits at the end of its `site`, node behind its bootstrap. From the
 /// start of a program that prints a number to its first byte and to its exit, on
-/// two cores, in milliseconds:
+/// two cores with other work on them, lower quartile in milliseconds:
 ///
 /// | | plain | parked |
 /// |---|---|---|
-/// | python 3.11 | 12 and 16 | 0.1 and 2 |
-/// | node 20, CommonJS | 22 and 26 | 1.4 and 5 |
-/// | node 20, module | 25 and 29 | 5 and 10 |
+/// | python 3.11 | 7.4 and 9.0 | 0.8 and 3.0 |
+/// | node 20, CommonJS | 20 and 24 | 0.1 and 4.6 |
+/// | node 20, module | 25 and 30 | 4.2 and 7.8 |
+/// | node 24, CommonJS | 23 and 31 | 1.4 and 7.1 |
+/// | node 24, module | 23 and 28 | 0.9 and 6.2 |
 /// | bun 1.4 | 8 and 9 | 1.2 and 3.4 |
 /// | deno 2.9 | 22 and 28 | – |
 ///
