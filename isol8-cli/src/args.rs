@@ -127,8 +127,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PACKAGE", allow_hyphen_values = true)]
     pub(crate) install: Vec<String>,
 
-    /// What the program can reach: none, host or filtered [default: none; the
-    /// others are not there yet]
+    /// What the program can reach: none, host or filtered [default: none;
+    /// filtered is not there yet]
     #[arg(long, value_name = "MODE", help_heading = "Network")]
     pub(crate) net: Option<String>,
     /// Hosts that `filtered` lets through, a regex (repeatable; not there yet)

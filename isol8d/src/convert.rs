@@ -67,7 +67,7 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         code: Code::new(&start.code),
         extension: extension(start.extension, runtime)?,
         engine,
-        network: network(start.network)?,
+        network: network(start.network, &config.policy)?,
         limits,
         writable: start.writable || !config.defaults.readonly_root,
         image,
@@ -107,18 +107,22 @@ pub fn engine(number: i32) -> Result<Option<EngineKind>, Failure> {
     }
 }
 
-fn network(number: i32) -> Result<Network, Failure> {
-    let not_yet = |network: Network| {
-        Failure::new(
-            FailureKind::NotYet,
-            format!("network `{network}` is not there yet"),
-        )
-        .hint("run it with `--net none`")
-    };
+fn network(number: i32, policy: &Policy) -> Result<Network, Failure> {
     match v1::NetworkMode::try_from(number) {
         Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::None) => Ok(Network::None),
-        Ok(v1::NetworkMode::Host) => Err(not_yet(Network::Host)),
-        Ok(v1::NetworkMode::Filtered) => Err(not_yet(Network::Filtered)),
+        // On the local socket everything is allowed that is not forbidden.
+        Ok(v1::NetworkMode::Host) if policy.allow_host_network == Some(false) => Err(Failure::new(
+            FailureKind::Forbidden,
+            "the policy of this daemon forbids network `host`",
+        )
+        .cause("`policy.allowHostNetwork` is false")
+        .hint("run it with `--net none`")),
+        Ok(v1::NetworkMode::Host) => Ok(Network::Host),
+        Ok(v1::NetworkMode::Filtered) => Err(Failure::new(
+            FailureKind::NotYet,
+            format!("network `{}` is not there yet", Network::Filtered),
+        )
+        .hint("run it with `--net none`")),
         Err(_) => Err(invalid(format!("`{number}` is not a network mode"))),
     }
 }

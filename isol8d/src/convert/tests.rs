@@ -54,10 +54,25 @@ fn networks_of_later_versions_are_said_to_be_missing() {
         |start| start.network = v1::NetworkMode::Filtered.into(),
         expect!["not_yet: network `filtered` is not there yet"],
     );
-    refused(
-        |start| start.network = v1::NetworkMode::Host.into(),
-        expect!["not_yet: network `host` is not there yet"],
-    );
+}
+
+#[test]
+fn the_host_network_is_the_policys_to_forbid() {
+    let asked = || v1::Start {
+        network: v1::NetworkMode::Host.into(),
+        ..start()
+    };
+    for allowed in [None, Some(true)] {
+        let mut config = Config::default();
+        config.policy.allow_host_network = allowed;
+        let request = run_request(asked(), &config).expect("a good request");
+        assert_eq!(request.network, Network::Host);
+    }
+    let mut config = Config::default();
+    config.policy.allow_host_network = Some(false);
+    let failure = run_request(asked(), &config).expect_err("forbidden");
+    assert_eq!(failure.kind, FailureKind::Forbidden);
+    assert!(failure.to_string().contains("policy.allowHostNetwork"));
 }
 
 #[test]
