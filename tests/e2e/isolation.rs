@@ -302,7 +302,7 @@ both_engines! {
     fn no_network_is_none(stage: &Stage) {
         let tcp = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
         let port = tcp.local_addr().expect("it is bound").port();
-        let name = format!("isol8-e2e-{}", std::process::id());
+        let name = format!("isol8-e2e-{}-{}", stage.engine().name(), std::process::id());
         let address = <net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(&name);
         let abstract_socket = net::UnixListener::bind_addr(&address.expect("a short name"))
             .expect("the name is free");
@@ -386,5 +386,37 @@ both_engines! {
             assert!(allowed || about_us, "{line}\nof\n{out}");
         }
         assert!(out.contains("/sandbox"), "the program's user has a home: {out}");
+    }
+
+    /// `--net host` opens the network and nothing else.
+    fn the_host_network_opens_nothing_else(stage: &Stage) {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("loopback has a port");
+        let port = tcp.local_addr().expect("it is bound").port();
+        let code = format!(
+            "import os, socket\n\
+            s = dict(l.split(':\\t', 1) for l in open('/proc/self/status').read().splitlines())\n\
+            print(s['CapEff'], s['CapBnd'], s['NoNewPrivs'], s['Seccomp'], os.getuid() != 0, len([p for p in os.listdir('/proc') if p.isdigit()]))\n\
+            print(sorted(n for _, n in socket.if_nameindex()))\n\
+            c = socket.create_connection(('127.0.0.1', {port})); print('connected')\n\
+            for k, p in ((socket.SOCK_RAW, 1), (socket.SOCK_DGRAM, 1)):\n \
+             try: socket.socket(socket.AF_INET, k, p); print('open')\n \
+             except OSError as e: print(e.errno)");
+        let out = stage.python(&code).args(["--net", "host"]).go().ok();
+        let mut lines = out.lines();
+        assert_eq!(lines.next(), Some("0000000000000000 0000000000000000 1 2 True 2"));
+        let mut host: Vec<_> = fs::read_dir("/sys/class/net").expect("it is there")
+            .map(|entry| format!("'{}'", entry.expect("an entry").file_name().to_string_lossy()))
+            .filter(|name| name != "'bonding_masters'").collect();
+        host.sort();
+        assert_eq!(lines.next(), Some(format!("[{}]", host.join(", ")).as_str()));
+        assert_eq!(lines.collect::<Vec<_>>(), ["connected", "1", "1"]);
+        tcp.accept().expect("the program came");
+        // Its default stays closed, and an operator can close this door too.
+        assert_eq!(posture(stage, &[])["interfaces"], json!(["lo"]));
+        Stage::with_config(stage.engine(), json!({"policy": {"allowHostNetwork": false}}), |strict| {
+            let ran = strict.python("print(1)").args(["--net", "host"]).go();
+            ran.ended(125).says("allowHostNetwork");
+            assert_eq!(ran.out(), "");
+        });
     }
 }
