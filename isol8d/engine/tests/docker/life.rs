@@ -1,6 +1,7 @@
 //! A sandbox that does as it should.
 
 use std::{
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use isol8_core::{
     failure::FailureKind,
     ids::SandboxId,
     quantity::{ByteSize, CpuMillis, Pids},
-    sandbox::{ImageName, Limits},
+    sandbox::{ImageName, Limits, Network},
 };
 use isol8_engine::Engine;
 use isol8_proto::init::exited::How;
@@ -229,5 +230,38 @@ async fn an_image_that_was_made_anew_is_found() {
         bench.engine.destroy(&spec.id).await.unwrap();
         remove_images(&[&tag]);
     }
+    bench.nothing_is_left().await;
+}
+
+fn interfaces(proc_net_dev: &str) -> Vec<String> {
+    let lines = proc_net_dev.lines().skip(2);
+    let name = |line: &str| line.split(':').next().unwrap_or_default().trim().to_owned();
+    let mut names: Vec<String> = lines.map(name).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn network_and_root_are_as_ordered() {
+    let bench = Bench::ready().await;
+    let program = "cat /proc/net/dev";
+    let mut host = spec();
+    host.key.network = Network::Host;
+    let (ended, _) = once(&bench, &host, program).await;
+    let own = fs::read_to_string("/proc/net/dev").unwrap();
+    assert_eq!(interfaces(&ended.stdout), interfaces(&own));
+
+    let program = "cat /etc/resolv.conf; getent hosts localhost >/dev/null && echo resolved";
+    host.id = SandboxId::random();
+    let (ended, _) = once(&bench, &host, program).await;
+    assert!(ended.stdout.ends_with("resolved\n"), "{ended:?}");
+
+    let program = "{ : > /var/tmp/x; } 2>/dev/null && echo wrote; exit 0";
+    let (ended, _) = once(&bench, &spec(), program).await;
+    assert_eq!(ended.stdout, "");
+    let mut writable = spec();
+    writable.key.writable = true;
+    let (ended, _) = once(&bench, &writable, program).await;
+    assert_eq!(ended.stdout, "wrote\n");
     bench.nothing_is_left().await;
 }
