@@ -168,6 +168,7 @@ async fn warm(options: &Options, stage: &Stage, subject: &Subject) -> anyhow::Re
     let path = interpreter(stage, subject).await?;
     let (mut cli, mut grpc) = (Samples::default(), Samples::default());
     let (mut plain, mut jail) = (Samples::default(), Samples::default());
+    let mut lean = Samples::default();
     let mut client = stage.runs();
     for _ in 0..options.samples {
         stage.warm(subject.runtime, Engine::Native, 1).await?;
@@ -177,6 +178,9 @@ async fn warm(options: &Options, stage: &Stage, subject: &Subject) -> anyhow::Re
         let start = order(subject.runtime, Engine::Native, subject.hello);
         grpc.add(call(&mut client, start).await?);
         jail.add(process(&mut bwrap(&path, subject)).await?);
+        // What a person's environment adds to an interpreter's start (extra
+        // certificates, hooks) is not there in a sandbox: shown apart.
+        lean.add(process(bare(&path, subject).env_clear()).await?);
     }
     let name = subject.name;
     let bare_ms = plain.whole_ms();
@@ -199,6 +203,12 @@ async fn warm(options: &Options, stage: &Stage, subject: &Subject) -> anyhow::Re
         grpc.whole_ms(),
         bare_ms,
         Bound::AtMost(subject.grpc),
+    ));
+    figures.push(Figure::ratio(
+        format!("{name}: isol8 run ÷ bare in an empty environment"),
+        cli.whole_ms(),
+        lean.whole_ms(),
+        Bound::None,
     ));
     figures.push(Figure::ratio(
         format!("{name}: plain bwrap (peer) ÷ bare"),
