@@ -148,36 +148,48 @@ async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<En
     let began = Instant::now();
     let mut deadline = began + request.limits.timeout;
     let front = Front::enter(&daemon.pool);
-    let leased = tokio::select! {
-        biased;
-        () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
-        leased = lease(daemon, engine, request, &job.outbox, &mut deadline) => leased?,
-    };
-    let Some(lease) = leased else {
-        let reason = verdict::timeout_reason(request.limits.timeout);
-        let reason = Some(format!("{reason} before a sandbox was ready"));
-        return Ok(ended_early(Verdict::TimedOut, reason));
-    };
-    tracing::Span::current().record("sandbox_id", tracing::field::display(&lease.sandbox.id));
-    job.outbox.event(Event::Accepted(v1::Accepted {
-        run_id: id.to_string(),
-        sandbox_id: lease.sandbox.id.to_string(),
-        engine: convert::engine_to_wire(engine).into(),
-        warm: lease.warm,
-        runtime: convert::runtime_to_wire(request.runtime).into(),
-    }));
-    let times = Times { began, deadline };
-    let (outcome, link, hold) = drive(daemon, job, lease, times).await?;
-    Ok(Ended {
-        outcome,
-        left: Some(Left {
-            link,
-            front,
-            pass,
-            hold,
-        }),
-    })
+    let mut lost = 0;
+    loop {
+        let request = &job.request;
+        let leased = tokio::select! {
+            biased;
+            () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
+            leased = lease(daemon, engine, request, &job.outbox, &mut deadline) => leased?,
+        };
+        let Some(lease) = leased else {
+            let reason = verdict::timeout_reason(request.limits.timeout);
+            let reason = Some(format!("{reason} before a sandbox was ready"));
+            return Ok(ended_early(Verdict::TimedOut, reason));
+        };
+        tracing::Span::current().record("sandbox_id", tracing::field::display(&lease.sandbox.id));
+        job.outbox.event(Event::Accepted(v1::Accepted {
+            run_id: id.to_string(),
+            sandbox_id: lease.sandbox.id.to_string(),
+            engine: convert::engine_to_wire(engine).into(),
+            warm: lease.warm,
+            runtime: convert::runtime_to_wire(request.runtime).into(),
+        }));
+        let times = Times { began, deadline };
+        let may_retry = lease.warm && lost < MAX_LOST;
+        if let Some((outcome, link, hold)) = drive(daemon, job, lease, times, may_retry).await? {
+            return Ok(Ended {
+                outcome,
+                left: Some(Left {
+                    link,
+                    front,
+                    pass,
+                    hold,
+                }),
+            });
+        }
+        lost += 1;
+        tracing::info!("a warm sandbox was dead: taking another");
+    }
 }
+
+/// A warm sandbox that somebody killed may be leased before its death is known.
+/// So many in a row, and it is no accident.
+const MAX_LOST: u32 = 8;
 
 /// When a run left the queue, and when its time is over.
 #[derive(Debug, Clone, Copy)]
@@ -186,13 +198,15 @@ struct Times {
     deadline: Instant,
 }
 
-/// Runs the program in its sandbox, to the verdict.
+/// Runs the program in its sandbox, to the verdict. `None`, where `may_retry`:
+/// the sandbox was dead before the program started in it.
 async fn drive(
     daemon: &Daemon,
     job: &mut Job,
     lease: Lease,
     times: Times,
-) -> Result<(Outcome, Link, Hold), Failure> {
+    may_retry: bool,
+) -> Result<Option<(Outcome, Link, Hold)>, Failure> {
     let leased_after = times.began.elapsed();
     let request = &job.request;
     let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
@@ -216,6 +230,9 @@ async fn drive(
         &job.outbox,
     );
     let seen = pump.run(times.deadline, &stops, reading(&hold)).await?;
+    if may_retry && matches!(seen, Seen::LinkLost) && pump.is_untouched() {
+        return Ok(None);
+    }
     let wall = times.began.elapsed();
     pump.finish();
     let now = match seen {
@@ -239,7 +256,7 @@ async fn drive(
         "run phases"
     );
     let outcome = conclude(seen, used, wall, &pump, request);
-    Ok((outcome, pump.into_link(), hold))
+    Ok(Some((outcome, pump.into_link(), hold)))
 }
 
 /// Leases a sandbox, building its image first where that is missing: that time

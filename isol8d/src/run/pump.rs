@@ -74,6 +74,8 @@ pub(super) struct Pump<'a> {
     pub(super) stderr: Lane,
     stdin: Stdin,
     started: bool,
+    /// The client said something that is not to be heard a second time.
+    heard: bool,
     /// The parked interpreter went on; else the program was started plainly.
     pub(super) parked: bool,
     unsent: usize,
@@ -111,6 +113,7 @@ impl<'a> Pump<'a> {
             stderr: lane(Channel::Stderr),
             stdin: Stdin::new(request.stdin),
             started: false,
+            heard: false,
             parked: false,
             unsent: 0,
             ending: None,
@@ -229,6 +232,7 @@ impl<'a> Pump<'a> {
             self.stdin.end();
             return Ok(None);
         };
+        self.heard = true;
         match convert::said(message)? {
             Said::Stdin(_) if !self.stdin.is_open() => {
                 return Err(convert::invalid(
@@ -316,6 +320,11 @@ impl<'a> Pump<'a> {
                 return Ok(self.ending.unwrap_or(seen));
             }
         }
+    }
+
+    /// Nothing of the run has happened yet: it can be done in another sandbox.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.started && !self.heard
     }
 
     /// The stream to init. Closing it ends what still runs in the sandbox.
