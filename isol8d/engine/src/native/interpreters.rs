@@ -31,10 +31,19 @@ pub(super) struct Places {
 /// An interpreter that jails can run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installed {
-    /// The executable, at the same path inside.
+    /// The executable, as it is inside.
     pub(super) program: PathBuf,
-    /// Folders or files outside of `/usr` to mount at the same path.
-    pub(super) mounts: Vec<PathBuf>,
+    /// What lies outside of `/usr`.
+    pub(super) mounts: Vec<Mount>,
+}
+
+/// A folder or file of the host that an interpreter needs in its jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// On the host.
+    pub(super) from: PathBuf,
+    /// Inside: the same path, unless a jail has a folder of its own there.
+    pub(super) at: PathBuf,
 }
 
 impl Installed {

@@ -202,9 +202,9 @@ impl Order<'_> {
         args.bind(self.kit, &format!("{root}/isol8/kit"));
         args.bind(self.link, &format!("{root}/isol8/link"));
         for mount in &self.interpreter.mounts {
-            let inside = mount.strip_prefix("/").unwrap_or(mount);
+            let inside = mount.at.strip_prefix("/").unwrap_or(&mount.at);
             let at = Path::new(&root).join(inside);
-            args.add(["--bind".as_ref(), mount.as_path(), &at]);
+            args.add(["--bind".as_ref(), mount.from.as_path(), &at]);
         }
         args.tmpfs(self.key.tmp_size.as_bytes(), "1777", "noexec", "tmp");
         args.add(["--tmpfs", &SHM_BYTES.to_string(), &SHM_INODES.to_string()]);
@@ -234,9 +234,9 @@ impl Order<'_> {
             let isol8 = format!("{root}/isol8");
             args.add(["--ro-bind", &isol8, "/isol8"]);
             for mount in &self.interpreter.mounts {
-                let inside = mount.strip_prefix("/").unwrap_or(mount);
+                let inside = mount.at.strip_prefix("/").unwrap_or(&mount.at);
                 let from = Path::new(&root).join(inside);
-                args.add(["--ro-bind".as_ref(), from.as_path(), mount]);
+                args.add(["--ro-bind".as_ref(), from.as_path(), &mount.at]);
             }
         } else {
             args.add(["--ro-bind", &root, "/"]);

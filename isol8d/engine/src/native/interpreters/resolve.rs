@@ -9,10 +9,12 @@ use std::{
 
 use isol8_core::runtime::Runtime;
 
-use super::{Installed, Places};
+use super::{Installed, Mount, Places};
 
 /// What every jail has anyway.
 const ALWAYS_THERE: &str = "/usr";
+/// For interpreters whose own path is taken.
+const ELSEWHERE: &str = "/isol8/host";
 /// Folders of a home that hold far more than an interpreter.
 const TOO_MUCH: [&str; 5] = [".local", ".config", ".cache", "bin", "opt"];
 
@@ -39,9 +41,6 @@ pub(super) fn resolve(
             mounts: Vec::new(),
         });
     }
-    if places.hidden.iter().any(|folder| real.starts_with(folder)) {
-        return Err("is where a jail has a folder of its own".to_owned());
-    }
     let mount = match prefix_of(&real, runtime) {
         Some(prefix) if is_dedicated(places, &prefix) => prefix,
         _ => real.clone(),
@@ -50,10 +49,28 @@ pub(super) fn resolve(
         readable_by_others(&real)?;
         readable_by_others(&mount)?;
     }
-    Ok(Installed {
-        program: beside(&real, runtime),
-        mounts: vec![mount],
-    })
+    let program = beside(&real, runtime);
+    let Some(at) = moved(places, runtime, &mount) else {
+        let (from, at) = (mount.clone(), mount);
+        return Ok(Installed {
+            program,
+            mounts: vec![Mount { from, at }],
+        });
+    };
+    let program = match program.strip_prefix(&mount) {
+        Ok(inside) if inside != Path::new("") => at.join(inside),
+        // The executable alone.
+        _ => at.clone(),
+    };
+    let mounts = vec![Mount { from: mount, at }];
+    Ok(Installed { program, mounts })
+}
+
+/// Where a mount goes that would lie below a folder which jails have for
+/// themselves, such as /tmp.
+fn moved(places: &Places, runtime: Runtime, mount: &Path) -> Option<PathBuf> {
+    let hidden = places.hidden.iter().any(|own| mount.starts_with(own));
+    hidden.then(|| Path::new(ELSEWHERE).join(runtime.executable()))
 }
 
 enum Kind {

@@ -51,7 +51,12 @@ impl Home {
     fn check(&self, runtime: Runtime, program: &str, mount: &str) {
         let found = self.places.find(runtime).unwrap();
         assert_eq!(found.program, self.at(program));
-        assert_eq!(found.mounts, [self.at(mount)]);
+        assert_eq!(found.mounts, [self.same_path(mount)]);
+    }
+
+    fn same_path(&self, mount: &str) -> Mount {
+        let (from, at) = (self.at(mount), self.at(mount));
+        Mount { from, at }
     }
 
     /// Why the candidate at `path` is passed over.
@@ -162,13 +167,13 @@ fn a_whole_home_is_never_mounted() {
     home.put("bin/python3", ELF)
         .put("lib/python3.11/os.py", b"");
     let found = resolve::resolve(&home.places, Runtime::Python, &home.at("bin/python3")).unwrap();
-    assert_eq!(found.mounts, [home.at("bin/python3")]);
+    assert_eq!(found.mounts, [home.same_path("bin/python3")]);
 
     home.put(".local/bin/python3", ELF)
         .put(".local/lib/python3.11/os.py", b"");
     let program = home.at(".local/bin/python3");
     let found = resolve::resolve(&home.places, Runtime::Python, &program).unwrap();
-    assert_eq!(found.mounts, [program]);
+    assert_eq!(found.mounts, [home.same_path(".local/bin/python3")]);
 }
 
 #[test]
@@ -195,12 +200,33 @@ fn a_shim_of_another_manager_is_passed_over() {
 }
 
 #[test]
-fn what_a_jail_would_hide_is_passed_over() {
+fn what_a_jail_would_hide_is_mounted_elsewhere() {
     let mut home = Home::new();
-    home.put("on-path/deno", ELF);
+    home.put("on-path/deno", ELF)
+        .put("py/bin/python3", ELF)
+        .put("py/lib/python3.11/os.py", b"");
     home.places.hidden = &["/"];
-    let why = home.refusal(Runtime::Deno, "on-path/deno");
-    assert!(why.contains("of its own"), "{why}");
+    let moved = |runtime, path: &str| {
+        let found = resolve::resolve(&home.places, runtime, &home.at(path)).unwrap();
+        let [mount] = <[Mount; 1]>::try_from(found.mounts).unwrap();
+        (found.program, mount.from, mount.at)
+    };
+    assert_eq!(
+        moved(Runtime::Deno, "on-path/deno"),
+        (
+            "/isol8/host/deno".into(),
+            home.at("on-path/deno"),
+            "/isol8/host/deno".into()
+        )
+    );
+    assert_eq!(
+        moved(Runtime::Python, "py/bin/python3"),
+        (
+            "/isol8/host/python3/bin/python3".into(),
+            home.at("py"),
+            "/isol8/host/python3".into()
+        )
+    );
 }
 
 #[test]

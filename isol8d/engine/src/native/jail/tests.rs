@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 use isol8_core::{quantity::ByteSize, runtime::Runtime, sandbox::EngineKind};
 
 use super::*;
+use crate::native::interpreters::Mount;
 
 struct Jail {
     key: SandboxKey,
@@ -153,7 +154,10 @@ fn an_interpreter_of_a_home_is_mounted_where_it_is() {
     let mut jail = Jail::new();
     jail.interpreter = Installed {
         program: "/root/.pyenv/versions/3.11.7/bin/python3".into(),
-        mounts: vec!["/root/.pyenv/versions/3.11.7".into()],
+        mounts: vec![Mount {
+            from: "/root/.pyenv/versions/3.11.7".into(),
+            at: "/root/.pyenv/versions/3.11.7".into(),
+        }],
     };
     jail.check_difference(&expect![[r#"
         +--bind /root/.pyenv/versions/3.11.7 root/root/.pyenv/versions/3.11.7
