@@ -4,8 +4,11 @@
 //! `run` is what a person sees of a run, `usage` what is refused before one,
 //! `isolation` what a sandbox is, `exhaustion` and `escape` what hostile
 //! programs try, `secrets` and `tenants` what must not reach others, `faults`
-//! what happens when the world around a run breaks. Letters and numbers such as
-//! RX04 name cases of the abuse catalogue.
+//! what happens when the world around a run breaks.
+//!
+//! Cases have numbers, so that a finding can be talked about: RX is a resource
+//! that runs out, ES a way out of the sandbox, SL a secret that leaks, XR one
+//! run that meets another.
 
 #[macro_use]
 extern crate isol8_e2e;
