@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, Permissions},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::{
         fs::PermissionsExt as _,
         net::{UnixListener, UnixStream},
@@ -153,14 +153,17 @@ impl Rig {
     }
 
     pub(crate) fn send(&mut self, message: to_init::Message) {
+        self.try_send(message).expect("sent to init");
+    }
+
+    /// Sends to an init that may be ending because of what it was sent.
+    pub(crate) fn try_send(&mut self, message: to_init::Message) -> io::Result<()> {
         let body = ToInit {
             message: Some(message),
         }
         .encode_to_vec();
         let head = u32::try_from(body.len()).expect("a frame").to_le_bytes();
-        self.link
-            .write_all(&[&head[..], &body].concat())
-            .expect("sent to init");
+        self.link.write_all(&[&head[..], &body].concat())
     }
 
     /// Sends bytes that are no message.
@@ -197,7 +200,7 @@ impl Rig {
             match self.link.read(&mut chunk) {
                 Ok(0) => panic!("init closed the stream"),
                 Ok(count) => self.pending.extend(&chunk[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => panic!("the stream broke: {error}"),
             }
         }

@@ -134,9 +134,16 @@ impl Cgroups {
     /// The files to write a pid to, for a process to be in the group. The one
     /// that [`Cgroups::destroy`] looks at comes first.
     pub(super) fn join_files(&self, id: &SandboxId) -> Vec<PathBuf> {
+        // The launcher has one thread, and a thread that moves itself is spared the
+        // wait for an RCU grace period (up to 10 ms) that moving a whole process
+        // costs. In v2 a thread alone cannot change its group.
+        let name = match &self.tree {
+            Tree::V1(_) => "tasks",
+            Tree::V2(_) => "cgroup.procs",
+        };
         self.folders(&self.path(&self.daemon, id))
             .into_iter()
-            .map(|folder| folder.join("cgroup.procs"))
+            .map(|folder| folder.join(name))
             .collect()
     }
 
