@@ -99,9 +99,12 @@ both_engines! {
         ran.within(seconds(15));
         next_run_is_fine(stage);
 
-        wait_until("a warm sandbox", seconds(20), || {
+        // None in the making: what is killed then is a create that fails.
+        wait_until("warm sandboxes", seconds(20), || {
             let pools = stage.status()["pools"].clone();
-            pools.as_array().is_some_and(|all| all.iter().any(|pool| pool["warm"].as_u64() > Some(0)))
+            let all = pools.as_array().expect("a list");
+            all.iter().any(|pool| pool["warm"].as_u64() > Some(0))
+                && all.iter().all(|pool| pool["making"].as_u64() == Some(0))
         });
         for init in inits(stage) {
             rustix::process::kill_process(init.pid, Signal::KILL).ok();
