@@ -20,8 +20,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 use tonic::Status;
 
-/// Bytes of each output stream that may be between the program and the client.
-pub(crate) const WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes of each output stream that may be between the program and the client:
+/// wide enough for a flood at memory speed, small enough that dozens of clients
+/// that do not read cost the daemon little.
+pub(crate) const WINDOW_BYTES: u64 = 384 << 10;
 
 /// Credit goes back in steps, not for every line.
 pub(crate) const CREDIT_STEP_BYTES: u64 = WINDOW_BYTES / 4;
@@ -292,7 +294,8 @@ mod tests {
     #[test]
     fn credit_is_due_only_for_what_was_taken() {
         let (outbox, mut events, _token) = pair();
-        let piece = Bytes::from(vec![0; 128 << 10]);
+        let half = usize::try_from(CREDIT_STEP_BYTES / 2).expect("small");
+        let piece = Bytes::from(vec![0; half]);
         outbox.output(Channel::Stdout, piece.clone());
         outbox.output(Channel::Stdout, piece);
         assert_eq!(outbox.take_credit(), (0, 0));

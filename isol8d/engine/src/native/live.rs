@@ -247,16 +247,28 @@ impl Shared {
         self.ground
             .cgroups()?
             .set_limits(id, limits)
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::EngineRefused,
-                    "cannot set the sandbox's limits",
-                )
-                .because(&error)
-            })?;
+            .map_err(|error| limits_refused(limits, &error))?;
         *current = Some(*limits);
         Ok(())
     }
+}
+
+fn limits_refused(limits: &Limits, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        return Failure::new(
+            FailureKind::Unsupported,
+            format!(
+                "a warm sandbox alone takes more than the memory limit of {}",
+                limits.memory
+            ),
+        )
+        .hint("raise `--memory`");
+    }
+    Failure::new(
+        FailureKind::EngineRefused,
+        "cannot set the sandbox's limits",
+    )
+    .because(error)
 }
 
 impl Live {

@@ -80,8 +80,11 @@ impl Tree {
         let text = bytes.to_string();
         let limit = folder.join("memory.limit_in_bytes");
         let with_swap = folder.join("memory.memsw.limit_in_bytes");
-        if files::write(&limit, &text).is_ok() {
-            return files::write_if_there(&with_swap, &text);
+        match files::write(&limit, &text) {
+            Ok(()) => return files::write_if_there(&with_swap, &text),
+            // What is in use already does not fit: no other order helps.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Err(error),
+            Err(_) => {}
         }
         files::write_if_there(&with_swap, &text)?;
         files::write(&limit, &text)
