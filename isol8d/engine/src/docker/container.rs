@@ -20,7 +20,7 @@ use isol8_core::{
     outcome::Counters,
     sandbox::SandboxSpec,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -44,6 +44,8 @@ use crate::{
 const ACCEPT: Duration = Duration::from_secs(10);
 /// How often a container is looked at that does not dial.
 const LOOK: Duration = Duration::from_millis(300);
+/// The longest that an engine takes to learn that a container has ended.
+const LEARN: Duration = Duration::from_secs(2);
 /// Between two tries to remove a container.
 const REMOVE_AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks for a container that may come late, and how many in a row
@@ -387,15 +389,16 @@ impl Inner {
     /// Why the cgroup of a container is not found: it has ended since, or the
     /// engine's processes cannot be seen from here.
     async fn unaccounted(&self, container: &str, error: &io::Error) -> Failure {
-        match self.state(container, ASK).await {
-            Ok(state) if state.running != Some(true) => ended_early(&state),
-            _ => Failure::new(
-                FailureKind::HostLacks,
-                "cannot see the cgroup of a container: its limits cannot be watched",
-            )
-            .because(error)
-            .hint("run isol8d on the engine's own host, outside of any container"),
+        // The engine learns of the end of a process a moment after the kernel.
+        if let Ok(ended) = timeout(LEARN, self.ended(container)).await {
+            return ended;
         }
+        Failure::new(
+            FailureKind::HostLacks,
+            "cannot see the cgroup of a container: its limits cannot be watched",
+        )
+        .because(error)
+        .hint("run isol8d on the engine's own host, outside of any container")
     }
 
     /// Ends when a container has ended. Cancel safe.
