@@ -14,6 +14,10 @@ use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
 use crate::stage::{ME, Stage, config, limited, python};
 
@@ -117,6 +121,28 @@ async fn setup_builds_with_progress_and_says_when_nothing_changed() {
         .await
         .expect("an answer");
     assert_eq!(listed.into_inner().images.len(), 5);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reflection_names_every_service() {
+    let stage = Stage::new();
+    let mut client = ServerReflectionClient::new(stage.channel(ME));
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answers = client.server_reflection_info(tokio_stream::once(request));
+    let mut answers = answers.await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("not a list of services: {answer:?}");
+    };
+    let names: Vec<&str> = list.service.iter().map(|it| it.name.as_str()).collect();
+    for name in ["RunService", "AdminService", "ImageService"] {
+        let name = format!("isol8.v1.{name}");
+        assert!(names.contains(&name.as_str()), "{name} in {names:?}");
+    }
     stage.stop().await;
 }
 
