@@ -23,7 +23,7 @@ use tonic::Status;
 /// Bytes of each output stream that may be between the program and the client:
 /// wide enough for a flood at memory speed, small enough that dozens of clients
 /// that do not read cost the daemon little.
-pub(crate) const WINDOW_BYTES: u64 = 384 << 10;
+pub(crate) const WINDOW_BYTES: u64 = 320 << 10;
 
 /// Credit goes back in steps, not for every line.
 pub(crate) const CREDIT_STEP_BYTES: u64 = WINDOW_BYTES / 4;

@@ -17,8 +17,8 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// What this daemon and its init must agree on.
 pub const PROTOCOL: u32 = 1;
 
-/// Room to read ahead: two full pieces of output.
-const READ_BUFFER_BYTES: usize = 512 << 10;
+/// Room to read ahead: one full piece of output and the head of the next.
+const READ_BUFFER_BYTES: usize = 260 << 10;
 
 /// Why the stream cannot go on.
 #[derive(Debug, Error)]
