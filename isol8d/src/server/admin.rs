@@ -2,10 +2,7 @@
 
 use std::{fs, sync::Arc, sync::atomic::Ordering};
 
-use isol8_core::{
-    failure::Failure,
-    sandbox::{EngineKind, Network, SandboxKey},
-};
+use isol8_core::{failure::Failure, sandbox::EngineKind};
 use isol8_proto::v1::{self, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
@@ -100,16 +97,8 @@ impl Admin {
                 asked.count
             )));
         }
-        let defaults = &daemon.config.defaults;
-        let key = SandboxKey {
-            engine: daemon.roster.choose(engine, false).await?,
-            runtime,
-            image: None,
-            network: Network::None,
-            writable: !defaults.readonly_root,
-            sandbox_size: defaults.limits.sandbox_size,
-            tmp_size: defaults.limits.tmp_size,
-        };
+        let engine = daemon.roster.choose(engine, false).await?;
+        let key = daemon.config.usual_key(engine, runtime);
         daemon.pool.warm(key, asked.count).await
     }
 }

@@ -164,8 +164,9 @@ impl Ground {
         Ok(folder)
     }
 
-    /// Compiles the filter to a file. Every start compiles and writes it anew:
-    /// what an older version left is never used.
+    /// Compiles the filter, and writes it to a file unless the same bytes are
+    /// there already: what an older version left is never used, and a full disk
+    /// does not stop a start that has nothing to write.
     fn write_seccomp(&self) -> Result<PathBuf, Failure> {
         let program = seccomp::bpf()?;
         if program.is_empty() {
