@@ -25,6 +25,7 @@ use isol8_core::{
     config::{Config, PoolStrategy},
     failure::{Failure, FailureKind},
     ids::SandboxId,
+    outcome::Counters,
     pool::{Policy, Ticket},
     sandbox::{EngineKind, Limits, SandboxKey},
 };
@@ -71,6 +72,8 @@ pub struct Lease {
     pub warm: bool,
     /// Its interpreter is parked.
     pub parked: bool,
+    /// Its counters before the first program, where they could be read.
+    pub baseline: Option<Counters>,
     /// Destroys the sandbox in the end.
     pub hold: Hold,
 }

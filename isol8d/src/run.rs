@@ -41,7 +41,7 @@ pub(crate) mod pump;
 mod stdin;
 mod verdict;
 
-use pump::{Pump, Reading, Stops};
+use pump::{Pump, Stops};
 use verdict::{Seen, judge, since};
 
 /// Where only the counters can tell a kill from an out-of-memory kill, they are
@@ -213,6 +213,7 @@ async fn drive(
     let Lease {
         sandbox,
         parked,
+        baseline,
         hold,
         ..
     } = lease;
@@ -229,7 +230,7 @@ async fn drive(
         &mut job.client,
         &job.outbox,
     );
-    let seen = pump.run(times.deadline, &stops, reading(&hold)).await?;
+    let seen = pump.run(times.deadline, &stops).await?;
     if may_retry && matches!(seen, Seen::LinkLost) && pump.is_untouched() {
         return Ok(None);
     }
@@ -244,10 +245,13 @@ async fn drive(
             } else {
                 USAGE_COUNTERS
             };
-            timeout(patience, reading(&hold)).await.ok().flatten()
+            timeout(patience, hold.engine().counters(hold.id()))
+                .await
+                .ok()
+                .and_then(Result::ok)
         }
     };
-    let used = now.map(|now| since(pump.baseline, now));
+    let used = now.map(|now| since(baseline, now));
     tracing::debug!(
         leased_us = leased_after.as_micros(),
         ran_us = wall.as_micros(),
@@ -314,11 +318,6 @@ impl Drop for Front<'_> {
     fn drop(&mut self) {
         self.0.run_ended();
     }
-}
-
-fn reading(hold: &Hold) -> Reading {
-    let (engine, id) = (Arc::clone(hold.engine()), hold.id().clone());
-    Box::pin(async move { engine.counters(&id).await.ok() })
 }
 
 /// The end of a run that was given up before it had a sandbox.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use isol8_core::{
     env,
     failure::{Failure, FailureKind},
+    outcome::Counters,
     park,
     runtime::Runtime,
     sandbox::SandboxSpec,
@@ -20,11 +21,15 @@ use tokio::time::timeout;
 /// will not serve a run either.
 const READY_DEADLINE: Duration = Duration::from_secs(15);
 
+/// A reading of the counters that takes longer is done without.
+const COUNTERS: Duration = Duration::from_secs(1);
+
 /// A sandbox that is ready for its program.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) sandbox: Sandbox,
     pub(super) parked: bool,
+    pub(super) baseline: Option<Counters>,
 }
 
 /// Makes it. The caller destroys `spec.id` whatever comes out.
@@ -36,7 +41,15 @@ pub(super) async fn make(engine: &dyn Engine, spec: &SandboxSpec) -> Result<Made
         let message = "the init of a new sandbox did not get ready in time";
         Err(Failure::new(FailureKind::EngineTimeout, message))
     })?;
-    Ok(Made { sandbox, parked })
+    // Nothing runs in it from here until its program does. Read later, it could
+    // already hold what the program used.
+    let reading = timeout(COUNTERS, engine.counters(&spec.id));
+    let baseline = reading.await.ok().and_then(Result::ok);
+    Ok(Made {
+        sandbox,
+        parked,
+        baseline,
+    })
 }
 
 async fn get_ready(link: &mut Link, parked: Option<Command>) -> Result<bool, Failure> {

@@ -331,6 +331,7 @@ impl Owner {
             sandbox: made.sandbox,
             warm,
             parked: made.parked,
+            baseline: made.baseline,
             hold: Hold {
                 engine: Arc::clone(&self.makers[&id]),
                 id,

@@ -8,12 +8,11 @@
 //! ```
 //! A client that goes ends it at once: nobody reads what a grace would bring.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
 use isol8_core::{
     failure::{Failure, FailureKind},
     mask::Secrets,
-    outcome::Counters,
     request::RunRequest,
 };
 use isol8_engine::{
@@ -43,9 +42,6 @@ pub(crate) const KILL_GRACE: Duration = Duration::from_millis(500);
 /// Frames that may wait for an init that does not read. Past them the run takes
 /// nothing more from the client.
 const MAX_UNSENT: usize = 64;
-
-/// A reading of the sandbox's counters that is under way.
-pub(super) type Reading = Pin<Box<dyn Future<Output = Option<Counters>> + Send>>;
 
 /// Who can end a run from outside.
 #[derive(Debug, Clone)]
@@ -82,7 +78,6 @@ pub(super) struct Pump<'a> {
     /// Set when we ended it ourselves.
     ending: Option<Seen>,
     pub(super) rusage: Option<Rusage>,
-    pub(super) baseline: Option<Counters>,
 }
 
 impl<'a> Pump<'a> {
@@ -118,12 +113,10 @@ impl<'a> Pump<'a> {
             unsent: 0,
             ending: None,
             rusage: None,
-            baseline: None,
         }
     }
 
-    /// Runs the program to its end. `reading` gives the counters as they were
-    /// before it; it is asked while the program starts.
+    /// Runs the program to its end.
     ///
     /// # Errors
     /// The program could not be started, or the client said what it may not.
@@ -134,9 +127,7 @@ impl<'a> Pump<'a> {
         &mut self,
         mut deadline: Instant,
         stops: &Stops,
-        reading: Reading,
     ) -> Result<Seen, Failure> {
-        let mut reading = Some(reading);
         loop {
             self.fill();
             let can_hear = self.program.is_sent()
@@ -170,12 +161,6 @@ impl<'a> Pump<'a> {
                     if let Some(seen) = self.take(message)? {
                         return Ok(self.ending.unwrap_or(seen));
                     }
-                }
-                counters = async { reading.as_mut().expect("guarded").await },
-                    if reading.is_some() && self.program.is_sent() =>
-                {
-                    reading = None;
-                    self.baseline = counters;
                 }
                 () = self.outbox.moved() => {}
             }
