@@ -109,6 +109,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         secrets,
         stdin: stdin != Stdin::Closed,
         buffered: args.no_stream || args.json,
+        ..Start::default()
     };
     Ok(Plan {
         start,

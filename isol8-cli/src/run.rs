@@ -168,7 +168,7 @@ impl Pump<'_> {
                     continue;
                 }
                 // A newer daemon says more than we know.
-                None => continue,
+                Some(Event::Network(_)) | None => continue,
             };
             written
                 .map_err(interrupted)?

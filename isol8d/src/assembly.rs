@@ -102,6 +102,8 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         runtime_dir: canonical(&paths.runtime_dir)?,
         state_dir: canonical(&paths.state_dir)?,
         kit: canonical(&kit)?,
+        authorities: false,
+        layers: canonical(&paths.state_dir)?.join("layers"),
     };
     let settings = DockerSettings {
         host: config.docker.host.clone(),

@@ -9,8 +9,8 @@ use isol8_core::{
     mask::Secrets,
     quantity::{ByteSize, CpuMillis, Pids},
     request::{
-        MAX_CODE_BYTES, MAX_ENV_BYTES, MAX_TIMEOUT, MIN_MEMORY, RunLimits, RunRequest, Secret,
-        bytes_of_code::Code,
+        Hosts, MAX_CODE_BYTES, MAX_ENV_BYTES, MAX_TIMEOUT, MIN_MEMORY, RunLimits, RunRequest,
+        Secret, bytes_of_code::Code,
     },
     runtime::Runtime,
     sandbox::{EngineKind, ImageName, Network},
@@ -75,6 +75,10 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         secrets,
         stdin: start.stdin,
         buffered: start.buffered,
+        install: Vec::new(),
+        no_install_cache: start.no_install_cache,
+        hosts: Hosts::default(),
+        log_network: start.log_network,
     })
 }
 

@@ -172,6 +172,7 @@ mod tests {
                 writable: false,
                 sandbox_size: ByteSize::mib(1),
                 tmp_size: ByteSize::mib(1),
+                layer: None,
             },
             limits: Limits {
                 memory: ByteSize::mib(64),

@@ -12,8 +12,9 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
+    package::Package,
     runtime::Runtime,
-    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
 use isol8_engine::{Built, Engine, Found, Health, ImageInfo, Probe, Progress, Sandbox};
 use tokio::{
@@ -303,6 +304,22 @@ impl Engine for Noting {
 
     async fn prepare(&self, key: &SandboxKey, progress: Progress<'_>) -> Result<(), Failure> {
         self.inner.prepare(key, progress).await
+    }
+
+    async fn identity(&self, key: &SandboxKey) -> Result<String, Failure> {
+        self.inner.identity(key).await
+    }
+
+    async fn derive_image(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+        limits: &Limits,
+        progress: Progress<'_>,
+    ) -> Result<ImageName, Failure> {
+        self.inner
+            .derive_image(key, packages, limits, progress)
+            .await
     }
 
     async fn build_image(

@@ -280,6 +280,7 @@ async fn lease(
         writable: request.writable,
         sandbox_size: request.limits.sandbox_size,
         tmp_size: request.limits.tmp_size,
+        layer: None,
     };
     let limits = Limits {
         memory: request.limits.memory,
@@ -366,6 +367,8 @@ fn conclude(
             peak_memory_bytes,
             stdout_bytes: pump.stdout.written_bytes(),
             stderr_bytes: pump.stderr.written_bytes(),
+            network_bytes_in: 0,
+            network_bytes_out: 0,
         },
         stdout_truncated: pump.stdout.is_truncated(),
         stderr_truncated: pump.stderr.is_truncated(),
@@ -399,6 +402,8 @@ fn exited(outcome: Outcome) -> v1::Exited {
             peak_memory_bytes: outcome.usage.peak_memory_bytes,
             stdout_bytes: outcome.usage.stdout_bytes,
             stderr_bytes: outcome.usage.stderr_bytes,
+            network_bytes_in: outcome.usage.network_bytes_in,
+            network_bytes_out: outcome.usage.network_bytes_out,
         }),
         stdout_truncated: outcome.stdout_truncated,
         stderr_truncated: outcome.stderr_truncated,

@@ -23,12 +23,15 @@ pub fn code(kind: FailureKind) -> Code {
         FailureKind::Forbidden => Code::PermissionDenied,
         FailureKind::NotFound => Code::NotFound,
         FailureKind::AtCapacity | FailureKind::NoSpace => Code::ResourceExhausted,
-        FailureKind::ShuttingDown | FailureKind::EngineUnreachable => Code::Unavailable,
+        FailureKind::ShuttingDown
+        | FailureKind::EngineUnreachable
+        | FailureKind::EgressUnavailable => Code::Unavailable,
         FailureKind::EngineTimeout => Code::DeadlineExceeded,
         FailureKind::Unsupported
         | FailureKind::ImageMissing
         | FailureKind::ImageBuild
         | FailureKind::InterpreterMissing
+        | FailureKind::InstallFailed
         | FailureKind::HostLacks => Code::FailedPrecondition,
         FailureKind::EngineRefused | FailureKind::Internal => Code::Internal,
     }

@@ -177,6 +177,11 @@ impl Supervisor {
             }
             to_init::Message::Signal(signal) => self.signal(signal.number),
             to_init::Message::KillAll(_) => self.kill_all()?,
+            to_init::Message::Fetch(_) => self.fail(Failed {
+                kind: FailureKind::Other.into(),
+                message: "not there yet".to_owned(),
+                errno: libc::ENOSYS,
+            })?,
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ enum Way {
 
 fn run(runtime: Runtime, case: &Case, way: Way) -> Outcome {
     let interpreter = interpreter(runtime);
-    let base = env::base(runtime, "/usr/bin:/bin");
+    let base = env::base(&env::Surroundings::alone("/usr/bin:/bin"));
     let plan = park::plan(runtime, &interpreter).expect("a runtime that parks");
     let mut rig = Rig::start();
     let parked = (way == Way::Parked).then(|| {

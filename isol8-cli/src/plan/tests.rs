@@ -131,6 +131,7 @@ fn every_flag_arrives() {
         secrets: [("S".to_owned(), "tell".to_owned())].into(),
         stdin: true,
         buffered: true,
+        ..Start::default()
     };
     assert_eq!(start, expected);
 }

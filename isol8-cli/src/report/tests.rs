@@ -149,6 +149,7 @@ fn finished(stdout: &[u8]) -> Finished {
                 peak_memory_bytes: 9,
                 stdout_bytes: 2,
                 stderr_bytes: 0,
+                ..Usage::default()
             }),
             ..with_code(3)
         },

@@ -211,6 +211,7 @@ impl Config {
             writable: !self.defaults.readonly_root,
             sandbox_size: self.defaults.limits.sandbox_size,
             tmp_size: self.defaults.limits.tmp_size,
+            layer: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::runtime::Runtime;
+use crate::{runtime::Runtime, sandbox::Network};
 
 /// Where the program lives and what its home is.
 pub const HOME: &str = "/sandbox";
@@ -21,13 +21,59 @@ const INSTALL_FOLDERS: [&str; 3] = [
 /// For an image that names no PATH.
 const USUAL_FOLDERS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The environment that a program of `runtime` gets before anything that was
-/// asked for. `interpreter_path` is the PATH of the image or host,
-/// colon-separated; empty means the usual folders.
+/// Where the filtering proxy listens inside a sandbox.
+pub const PROXY_PORT: u16 = 8118;
+
+/// What points programs to the proxy. Both spellings are in use, and curl takes
+/// the lower one alone for plain HTTP.
+const PROXY_VARIABLES: [&str; 6] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+];
+
+/// What points programs and installers to the file of certificate authorities.
+const AUTHORITY_VARIABLES: [&str; 7] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS",
+    "DENO_CERT",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+];
+
+/// What the environment of a program depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Surroundings<'a> {
+    /// The PATH of the image or host, colon-separated; empty means the usual
+    /// folders.
+    pub path: &'a str,
+    /// What the program can reach.
+    pub network: Network,
+    /// The file of certificate authorities inside, where one is configured.
+    pub authorities: Option<&'a str>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// No network and no authorities of its own.
+    #[must_use]
+    pub const fn alone(path: &'a str) -> Self {
+        Self {
+            path,
+            network: Network::None,
+            authorities: None,
+        }
+    }
+}
+
+/// The environment that a program gets before anything that was asked for. It is
+/// the same for every runtime: bash programs call python and node too.
 #[must_use]
-pub fn base(runtime: Runtime, interpreter_path: &str) -> BTreeMap<String, String> {
-    // Every variable for every runtime: bash programs call python and node too.
-    let _ = runtime;
+pub fn base(surroundings: &Surroundings<'_>) -> BTreeMap<String, String> {
     let fixed = [
         ("HOME", HOME),
         ("USER", "sandbox"),
@@ -43,8 +89,24 @@ pub fn base(runtime: Runtime, interpreter_path: &str) -> BTreeMap<String, String
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    env.insert("PATH".to_owned(), search_path(interpreter_path));
+    env.insert("PATH".to_owned(), search_path(surroundings.path));
+    if surroundings.network == Network::Filtered {
+        env.extend(proxy());
+    }
+    if let Some(file) = surroundings.authorities {
+        env.extend(AUTHORITY_VARIABLES.map(|name| (name.to_owned(), file.to_owned())));
+    }
     env
+}
+
+fn proxy() -> impl Iterator<Item = (String, String)> {
+    let address = format!("http://127.0.0.1:{PROXY_PORT}");
+    let own = "localhost,127.0.0.1,::1";
+    let proxies = PROXY_VARIABLES.map(|name| (name.to_owned(), address.clone()));
+    let direct = ["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), own.to_owned()));
+    // Node's fetch and http look at none of these without it.
+    let node = ("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned());
+    proxies.into_iter().chain(direct).chain([node])
 }
 
 /// The install folders, then `rest` without empty entries (an empty entry means
@@ -84,8 +146,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_filtered_network_is_reached_through_the_proxy() {
+        let env = base(&Surroundings {
+            network: Network::Filtered,
+            ..Surroundings::alone("")
+        });
+        assert_eq!(env["https_proxy"], "http://127.0.0.1:8118");
+        assert_eq!(env["NO_PROXY"], "localhost,127.0.0.1,::1");
+        assert!(!base(&Surroundings::alone("")).contains_key("HTTP_PROXY"));
+    }
+
+    #[test]
+    fn authorities_reach_every_tool() {
+        let env = base(&Surroundings {
+            authorities: Some("/x.crt"),
+            ..Surroundings::alone("")
+        });
+        let pointing = env.values().filter(|value| *value == "/x.crt").count();
+        assert_eq!(pointing, AUTHORITY_VARIABLES.len());
+    }
+
+    #[test]
     fn install_folders_come_first_and_nothing_twice() {
-        let env = base(Runtime::Python, "/opt/py/bin::/usr/bin:/opt/py/bin");
+        let env = base(&Surroundings::alone("/opt/py/bin::/usr/bin:/opt/py/bin"));
         assert_eq!(
             env["PATH"],
             "/sandbox/.local/bin:/sandbox/node_modules/.bin:/sandbox/.deno/bin:/opt/py/bin:/usr/bin"
@@ -94,12 +177,12 @@ mod tests {
 
     #[test]
     fn an_image_without_path_gets_the_usual_one() {
-        assert!(base(Runtime::Bash, "")["PATH"].ends_with(USUAL_FOLDERS));
+        assert!(base(&Surroundings::alone(""))["PATH"].ends_with(USUAL_FOLDERS));
     }
 
     #[test]
     fn nothing_but_the_contract_is_in_it() {
-        let names: Vec<_> = base(Runtime::Node, "/bin").into_keys().collect();
+        let names: Vec<_> = base(&Surroundings::alone("/bin")).into_keys().collect();
         assert_eq!(
             names.join(" "),
             "DENO_DIR HOME LANG LOGNAME NODE_PATH PATH PYTHONUNBUFFERED PYTHONUSERBASE TMPDIR USER"

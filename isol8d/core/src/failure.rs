@@ -36,6 +36,10 @@ pub enum FailureKind {
     InterpreterMissing,
     /// Something the host must have is not there, such as bubblewrap.
     HostLacks,
+    /// Packages could not be installed.
+    InstallFailed,
+    /// The process that filters the network is not there.
+    EgressUnavailable,
     /// No room on the daemon's disk or in the sandbox.
     NoSpace,
     /// A bug or a surprise.
@@ -61,6 +65,8 @@ impl FailureKind {
             Self::ImageBuild => "image_build",
             Self::InterpreterMissing => "interpreter_missing",
             Self::HostLacks => "host_lacks",
+            Self::InstallFailed => "install_failed",
+            Self::EgressUnavailable => "egress_unavailable",
             Self::NoSpace => "no_space",
             Self::Internal => "internal",
         }

@@ -15,12 +15,14 @@ pub mod config;
 pub mod admission;
 pub mod env;
 pub mod module_kind;
+pub mod package;
 pub mod park;
 pub mod request;
 
 pub mod pool;
 pub mod sandbox;
 
+pub mod layer;
 pub mod mask;
 pub mod output;
 

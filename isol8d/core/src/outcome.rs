@@ -60,6 +60,10 @@ pub struct Usage {
     pub stdout_bytes: u64,
     /// Bytes written to stderr, before any cap.
     pub stderr_bytes: u64,
+    /// Bytes through the filter towards the sandbox.
+    pub network_bytes_in: u64,
+    /// Bytes through the filter from the sandbox.
+    pub network_bytes_out: u64,
 }
 
 /// Everything that is known when a run is over.

@@ -113,7 +113,7 @@ mod tests {
 
     #[track_caller]
     fn check(runtime: Runtime, changes: &[(&str, Option<&str>)], expected: bool) {
-        let base = env::base(runtime, "/usr/bin");
+        let base = env::base(&env::Surroundings::alone("/usr/bin"));
         let mut env = base.clone();
         for (name, value) in changes {
             match value {

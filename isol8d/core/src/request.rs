@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
+    package::Package,
     quantity::{ByteSize, CpuMillis, Pids},
     runtime::Runtime,
     sandbox::{EngineKind, ImageName, Network},
@@ -49,6 +50,23 @@ pub struct RunRequest {
     pub stdin: bool,
     /// Send the output only when the program has ended.
     pub buffered: bool,
+    /// Packages to install first, sorted and without repeats.
+    pub install: Vec<Package>,
+    /// Neither use nor fill the install cache.
+    pub no_install_cache: bool,
+    /// Which hosts a filtered network lets through.
+    pub hosts: Hosts,
+    /// The client wants to know of every request through the filter.
+    pub log_network: bool,
+}
+
+/// Patterns over host names; both lists are known to compile.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hosts {
+    /// If not empty, one must match the whole name.
+    pub allow: Vec<String>,
+    /// None may match anywhere in the name.
+    pub deny: Vec<String>,
 }
 
 /// The program's text, kept out of every log.

@@ -76,6 +76,18 @@ impl Runtime {
         }
     }
 
+    /// Where packages of a run land, below `/sandbox`. Bash has its packages in
+    /// the system's own folders instead.
+    #[must_use]
+    pub const fn install_folder(self) -> Option<&'static str> {
+        match self {
+            Self::Python => Some(".local"),
+            Self::Node | Self::Bun => Some("node_modules"),
+            Self::Deno => Some(".deno"),
+            Self::Bash => None,
+        }
+    }
+
     /// The command line that runs `program` with `interpreter`.
     #[must_use]
     pub fn command_line(self, interpreter: &str, program: &str) -> Vec<String> {

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::{
     ids::SandboxId,
+    layer::LayerId,
     quantity::{ByteSize, CpuMillis, Pids},
     runtime::Runtime,
 };
@@ -122,6 +123,8 @@ pub struct SandboxKey {
     pub sandbox_size: ByteSize,
     /// tmpfs at /tmp.
     pub tmp_size: ByteSize,
+    /// Packages that are mounted read-only.
+    pub layer: Option<LayerId>,
 }
 
 /// What can change while the sandbox lives.

@@ -23,8 +23,9 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
+    package::Package,
     runtime::Runtime,
-    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,7 @@ mod accounting;
 mod build;
 mod client;
 mod container;
+mod derive;
 mod doctor;
 mod etc;
 mod image;
@@ -346,6 +348,22 @@ impl Engine for DockerEngine {
         };
         inner.images.alone(&reference, progress, pull).await?;
         inner.images.resolve(&inner.client, key).await.map(drop)
+    }
+
+    async fn identity(&self, key: &SandboxKey) -> Result<String, Failure> {
+        let inner = &self.0;
+        let image = inner.images.resolve(&inner.client, key).await?;
+        Ok(image.id.clone())
+    }
+
+    async fn derive_image(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+        limits: &Limits,
+        progress: Progress<'_>,
+    ) -> Result<ImageName, Failure> {
+        self.0.derive(key, packages, limits, progress).await
     }
 
     async fn build_image(

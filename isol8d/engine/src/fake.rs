@@ -17,8 +17,9 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
+    package::Package,
     runtime::Runtime,
-    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -370,7 +371,9 @@ impl Engine for FakeEngine {
                 path: "/usr/local/bin:/usr/bin:/bin".to_owned(),
                 // The hooks fit our own images alone.
                 parkable: self.state().parkable && spec.key.image.is_none(),
+                authorities: None,
             },
+            listener: None,
         })
     }
 
@@ -423,6 +426,25 @@ impl Engine for FakeEngine {
         self.call(Step::Prepare).await?;
         progress("nothing to build");
         Ok(())
+    }
+
+    async fn identity(&self, key: &SandboxKey) -> Result<String, Failure> {
+        Ok(format!("{} {:?}", key.runtime, key.image))
+    }
+
+    async fn derive_image(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+        _limits: &Limits,
+        progress: Progress<'_>,
+    ) -> Result<ImageName, Failure> {
+        self.call(Step::BuildImage).await?;
+        progress("deriving");
+        let names: Vec<&str> = packages.iter().map(Package::as_str).collect();
+        let name = format!("isol8:{}-{}", key.runtime, names.join("-"));
+        ImageName::parse(&name)
+            .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
     }
 
     async fn build_image(

@@ -5,15 +5,17 @@
 //! [`docker`] makes containers, [`native`] makes jails, [`fake`] makes neither
 //! and is what tests drive.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use isol8_core::{
+    env::{self, Surroundings},
     failure::Failure,
     ids::{DaemonId, SandboxId},
     outcome::Counters,
+    package::Package,
     runtime::Runtime,
-    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, Network, SandboxKey, SandboxSpec},
 };
 
 pub mod docker;
@@ -39,6 +41,20 @@ pub struct Place {
     pub state_dir: PathBuf,
     /// The read-only folder with `init` and `park/` that every sandbox mounts.
     pub kit: PathBuf,
+    /// The kit holds `ca-bundle.crt`, to which programs are pointed.
+    pub authorities: bool,
+    /// Installed packages: `<layer>/tree` is mounted read-only where the
+    /// runtime's packages land.
+    pub layers: PathBuf,
+}
+
+impl Place {
+    /// The file of certificate authorities as sandboxes see it.
+    #[must_use]
+    pub fn authorities_inside(&self) -> Option<String> {
+        self.authorities
+            .then(|| "/isol8/kit/ca-bundle.crt".to_owned())
+    }
 }
 
 /// A sandbox that exists, whose init has dialled.
@@ -50,6 +66,9 @@ pub struct Sandbox {
     pub link: Link,
     /// How programs start in it.
     pub interpreter: Interpreter,
+    /// In a filtered network: the listening socket on the port of the proxy, in
+    /// the sandbox's own network namespace. Nobody has accepted on it.
+    pub listener: Option<OwnedFd>,
 }
 
 /// The interpreter of a sandbox.
@@ -61,6 +80,20 @@ pub struct Interpreter {
     pub path: String,
     /// The hooks in the kit fit it, so that it can be parked.
     pub parkable: bool,
+    /// The file of certificate authorities inside, where one is configured.
+    pub authorities: Option<String>,
+}
+
+impl Interpreter {
+    /// What every program in such a sandbox finds in its environment.
+    #[must_use]
+    pub fn environment(&self, network: Network) -> BTreeMap<String, String> {
+        env::base(&Surroundings {
+            path: &self.path,
+            network,
+            authorities: self.authorities.as_deref(),
+        })
+    }
 }
 
 /// Something of ours that was found on an engine.
@@ -172,6 +205,23 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Makes sure that what `key` needs (its image) is there, building it with
     /// progress where it can be built.
     async fn prepare(&self, key: &SandboxKey, progress: Progress<'_>) -> Result<(), Failure>;
+
+    /// What decides how packages for `key` turn out: the image's id, or the
+    /// host's interpreter and its version. Changes when it does.
+    async fn identity(&self, key: &SandboxKey) -> Result<String, Failure>;
+
+    /// Makes, or finds again, the image of `key` with packages of its own system
+    /// in it. The build is bound by `limits`.
+    ///
+    /// # Errors
+    /// `Unsupported` where there are no images.
+    async fn derive_image(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+        limits: &Limits,
+        progress: Progress<'_>,
+    ) -> Result<ImageName, Failure>;
 
     /// Builds a runtime's base image, or finds that nothing changed.
     async fn build_image(

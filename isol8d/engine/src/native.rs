@@ -22,8 +22,9 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
+    package::Package,
     runtime::Runtime,
-    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
@@ -182,6 +183,31 @@ impl Engine for NativeEngine {
         .await
     }
 
+    async fn identity(&self, key: &SandboxKey) -> Result<String, Failure> {
+        let (shared, runtime) = (Arc::clone(&self.shared), key.runtime);
+        blocking(move || {
+            let installed = shared.ground.find_interpreter(runtime)?;
+            installed.identity().map_err(|error| {
+                let message = format!("cannot look at the {runtime} of this host");
+                Failure::new(FailureKind::InterpreterMissing, message).because(&error)
+            })
+        })
+        .await
+    }
+
+    async fn derive_image(
+        &self,
+        _key: &SandboxKey,
+        _packages: &[Package],
+        _limits: &Limits,
+        _progress: Progress<'_>,
+    ) -> Result<ImageName, Failure> {
+        Err(Failure::new(
+            FailureKind::Unsupported,
+            "the native engine has no images",
+        ))
+    }
+
     async fn build_image(
         &self,
         runtime: Runtime,
@@ -221,7 +247,9 @@ impl NativeEngine {
                 parkable: ground.has_hook(spec.key.runtime),
                 path: installed.search_path(),
                 program: installed.program.to_string_lossy().into_owned(),
+                authorities: ground.place().authorities_inside(),
             },
+            listener: None,
         })
     }
 }

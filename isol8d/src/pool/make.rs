@@ -7,8 +7,7 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     outcome::Counters,
     park,
-    runtime::Runtime,
-    sandbox::SandboxSpec,
+    sandbox::{SandboxKey, SandboxSpec},
 };
 use isol8_engine::{
     Engine, Interpreter, Sandbox,
@@ -35,7 +34,7 @@ pub(super) struct Made {
 /// Makes it. The caller destroys `spec.id` whatever comes out.
 pub(super) async fn make(engine: &dyn Engine, spec: &SandboxSpec) -> Result<Made, Failure> {
     let mut sandbox = engine.create(spec).await?;
-    let parked = parked_command(spec.key.runtime, &sandbox.interpreter);
+    let parked = parked_command(&spec.key, &sandbox.interpreter);
     let ready = timeout(READY_DEADLINE, get_ready(&mut sandbox.link, parked));
     let parked = ready.await.unwrap_or_else(|_| {
         let message = "the init of a new sandbox did not get ready in time";
@@ -111,12 +110,12 @@ fn unexpected(message: &from_init::Message) -> Failure {
 
 /// The command line and environment of the parked interpreter; `None` where
 /// nothing can be parked.
-fn parked_command(runtime: Runtime, interpreter: &Interpreter) -> Option<Command> {
+fn parked_command(key: &SandboxKey, interpreter: &Interpreter) -> Option<Command> {
     if !interpreter.parkable {
         return None;
     }
-    let plan = park::plan(runtime, &interpreter.program)?;
-    let mut variables = env::base(runtime, &interpreter.path);
+    let plan = park::plan(key.runtime, &interpreter.program)?;
+    let mut variables = interpreter.environment(key.network);
     variables.extend(plan.extra_env);
     let variable = |(name, value): (String, String)| EnvVar {
         name: name.into_bytes().into(),

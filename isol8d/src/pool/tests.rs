@@ -41,6 +41,7 @@ fn key() -> SandboxKey {
         writable: false,
         sandbox_size: ByteSize::mib(512),
         tmp_size: ByteSize::mib(256),
+        layer: None,
     }
 }
 

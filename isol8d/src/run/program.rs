@@ -73,7 +73,7 @@ impl Program {
 }
 
 fn exec(request: &RunRequest, interpreter: &Interpreter, file_name: &str, parked: bool) -> Exec {
-    let base = env::base(request.runtime, &interpreter.path);
+    let base = interpreter.environment(request.network);
     let mut variables = base.clone();
     for (name, value) in &request.env {
         variables.insert(name.clone(), value.clone());
@@ -130,6 +130,7 @@ mod tests {
             program: "python3".to_owned(),
             path: "/usr/bin".to_owned(),
             parkable: true,
+            authorities: None,
         };
         Program::new(&request, &interpreter, true)
     }

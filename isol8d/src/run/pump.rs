@@ -188,7 +188,11 @@ impl<'a> Pump<'a> {
         if stdout + stderr > 0 {
             self.stdout.granted(stdout);
             self.stderr.granted(stderr);
-            self.push(to_init::Message::Credit(Credit { stdout, stderr }));
+            self.push(to_init::Message::Credit(Credit {
+                stdout,
+                stderr,
+                data: 0,
+            }));
         }
     }
 
@@ -262,7 +266,13 @@ impl<'a> Pump<'a> {
                 Ok(())
             }
             Ok(Message::Failed(failed)) => return Err(not_started(&failed)),
-            Ok(Message::Hello(_) | Message::Ready(_)) => {
+            Ok(
+                Message::Hello(_)
+                | Message::Ready(_)
+                | Message::Entry(_)
+                | Message::EntryData(_)
+                | Message::Fetched(_),
+            ) => {
                 return Ok(Some(Seen::Broken("init spoke out of turn")));
             }
             Err(LinkError::Closed | LinkError::Broken(_)) => return Ok(Some(Seen::LinkLost)),

@@ -49,6 +49,8 @@ impl Admin {
             ..Default::default()
         }));
         v1::StatusResponse {
+            install_cache: None,
+            egress: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: u64::try_from(daemon.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -278,6 +278,7 @@ impl Run {
                 Ok(Event::Notice(notice)) => ran.notices.push(notice.message),
                 Ok(Event::Phase(phase)) => ran.phases.push(phase.phase()),
                 Ok(Event::StdinTaken(taken)) => ran.stdin_taken += taken.bytes,
+                Ok(Event::Network(log)) => ran.network.extend(log.requests),
                 Ok(Event::Exited(exited)) => ran.end = Some(Ok(exited)),
                 Err(status) => {
                     ran.end = Some(Err(status));
@@ -302,6 +303,7 @@ pub(crate) struct Ran {
     pub(crate) notices: Vec<String>,
     pub(crate) phases: Vec<v1::Phase>,
     pub(crate) stdin_taken: u64,
+    pub(crate) network: Vec<v1::NetworkRequest>,
     pub(crate) end: Option<Result<v1::Exited, Status>>,
 }
 

@@ -22,7 +22,7 @@ const COUNT: &str = "set -- /proc/[0-9]*; echo $#";
 
 fn parked_python() -> Command {
     let plan = park::plan(Runtime::Python, &interpreter(Runtime::Python)).expect("python parks");
-    let mut env = env::base(Runtime::Python, "/usr/bin:/bin");
+    let mut env = env::base(&env::Surroundings::alone("/usr/bin:/bin"));
     env.extend(plan.extra_env);
     words(&plan.argv, &env, "/sandbox")
 }
@@ -31,7 +31,7 @@ fn python() -> Command {
     let argv = Runtime::Python.command_line(&interpreter(Runtime::Python), "/sandbox/main.py");
     words(
         &argv,
-        &env::base(Runtime::Python, "/usr/bin:/bin"),
+        &env::base(&env::Surroundings::alone("/usr/bin:/bin")),
         "/sandbox",
     )
 }

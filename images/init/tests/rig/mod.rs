@@ -326,7 +326,11 @@ impl Rig {
     }
 
     pub(crate) fn credit(&mut self, stdout: u64, stderr: u64) {
-        self.send(to_init::Message::Credit(Credit { stdout, stderr }));
+        self.send(to_init::Message::Credit(Credit {
+            stdout,
+            stderr,
+            data: 0,
+        }));
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
     live::Live,
 };
 use crate::{
-    CREATE_DEADLINE, Sandbox,
+    CREATE_DEADLINE, Interpreter, Sandbox,
     hardening::{self, Bounds, Ground, container_name},
     link::Link,
     meet::{self, Meeting, Peer},
@@ -99,7 +99,11 @@ impl Inner {
                 Ok(Sandbox {
                     id: spec.id.clone(),
                     link: up.link,
-                    interpreter: up.image.interpreter.clone(),
+                    interpreter: Interpreter {
+                        authorities: self.place.authorities_inside(),
+                        ..up.image.interpreter.clone()
+                    },
+                    listener: None,
                 })
             }
             Err(failure) => {

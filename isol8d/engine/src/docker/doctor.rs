@@ -96,6 +96,7 @@ impl DockerEngine {
                 writable: false,
                 sandbox_size: ByteSize::mib(16),
                 tmp_size: ByteSize::mib(16),
+                layer: None,
             },
             limits: Limits {
                 memory: ByteSize::mib(128),

@@ -187,6 +187,7 @@ impl Image {
             program: program.to_owned(),
             path: path.to_owned(),
             parkable: ours,
+            authorities: None,
         };
         let id = inspected.id.ok_or_else(|| {
             Failure::new(
@@ -325,6 +326,7 @@ mod tests {
             writable: false,
             sandbox_size: ByteSize::mib(1),
             tmp_size: ByteSize::mib(1),
+            layer: None,
         }
     }
 
@@ -382,6 +384,7 @@ mod tests {
             program: "node".into(),
             path: "/opt/bin:/bin".into(),
             parkable: false,
+            authorities: None,
         };
         assert_eq!(image.interpreter, expected);
         assert_eq!(image.volumes, ["/data"]);

@@ -179,6 +179,13 @@ impl Init {
                 }
             }
             to_init::Message::KillAll(_) => self.inbox().killed_by = Some(SIGKILL),
+            to_init::Message::Fetch(_) => {
+                let failed = Failed {
+                    message: "there is nothing".to_owned(),
+                    ..Failed::default()
+                };
+                self.send(from_init::Message::Failed(failed)).await?;
+            }
         }
         Ok(())
     }

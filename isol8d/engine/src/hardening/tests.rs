@@ -23,6 +23,7 @@ fn spec() -> SandboxSpec {
             writable: false,
             sandbox_size: ByteSize::mib(512),
             tmp_size: ByteSize::mib(256),
+            layer: None,
         },
         limits: Limits {
             memory: ByteSize::mib(512),

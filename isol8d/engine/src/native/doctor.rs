@@ -164,6 +164,7 @@ async fn jail(engine: &NativeEngine, writable: bool) -> Probe {
             writable,
             sandbox_size: ByteSize::mib(8),
             tmp_size: ByteSize::mib(8),
+            layer: None,
         },
         limits: Limits {
             memory: ByteSize::mib(64),

@@ -3,7 +3,8 @@
 mod resolve;
 
 use std::{
-    env, fs,
+    env, fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -47,6 +48,32 @@ pub(super) struct Mount {
 }
 
 impl Installed {
+    /// Another one after an upgrade: its path, and size and time of its file.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) fn identity(&self) -> io::Result<String> {
+        let inside = |mount: &&Mount| self.program.starts_with(&mount.at);
+        let on_host = match self.mounts.iter().find(inside) {
+            Some(mount) => {
+                let rest = self
+                    .program
+                    .strip_prefix(&mount.at)
+                    .unwrap_or(&self.program);
+                mount.from.join(rest)
+            }
+            None => self.program.clone(),
+        };
+        let file = fs::metadata(&on_host)?;
+        Ok(format!(
+            "{} {} {}.{}",
+            on_host.display(),
+            file.len(),
+            file.mtime(),
+            file.mtime_nsec()
+        ))
+    }
+
     /// The PATH that goes with it, colon-separated.
     pub(super) fn search_path(&self) -> String {
         let usual = ["/usr/local/bin", "/usr/bin", "/bin"];

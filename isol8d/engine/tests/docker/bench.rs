@@ -156,6 +156,7 @@ pub(crate) fn spec() -> SandboxSpec {
             writable: false,
             sandbox_size: ByteSize::mib(64),
             tmp_size: ByteSize::mib(32),
+            layer: None,
         },
         limits: Limits {
             memory: ByteSize::mib(256),

@@ -47,7 +47,7 @@ pub(crate) async fn start(sandbox: &mut Sandbox, runtime: Runtime, program: &str
         from_init::Message::FileWritten(_)
     ));
     let argv = runtime.command_line(&sandbox.interpreter.program, &format!("/sandbox/{name}"));
-    let env = isol8_core::env::base(runtime, &sandbox.interpreter.path);
+    let env = sandbox.interpreter.environment(Network::None);
     let exec = init::Exec {
         command: Some(init::Command {
             argv: argv.iter().map(|word| bytes(word)).collect(),

@@ -35,6 +35,7 @@ pub(super) fn key(runtime: Runtime) -> SandboxKey {
         writable: false,
         sandbox_size: ByteSize::mib(512),
         tmp_size: ByteSize::mib(256),
+        layer: None,
     }
 }
 

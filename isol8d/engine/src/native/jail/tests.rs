@@ -23,6 +23,7 @@ impl Jail {
                 writable: false,
                 sandbox_size: ByteSize::mib(512),
                 tmp_size: ByteSize::mib(256),
+                layer: None,
             },
             interpreter: Installed {
                 program: "/usr/bin/python3".into(),
