@@ -22,7 +22,9 @@ pub mod request;
 pub mod pool;
 pub mod sandbox;
 
+pub mod egress;
 pub mod layer;
+
 pub mod mask;
 pub mod output;
 
