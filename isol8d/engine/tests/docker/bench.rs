@@ -49,6 +49,8 @@ impl Bench {
             runtime_dir: make("run", 0o711),
             state_dir: make("state", 0o711),
             kit: make("kit", 0o755),
+            authorities: false,
+            layers: make("layers", 0o711),
         };
         init(&place.kit.join("init"));
         Self {

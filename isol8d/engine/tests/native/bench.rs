@@ -80,6 +80,8 @@ pub(crate) fn place_in(folder: &Path) -> Place {
         runtime_dir: make("run"),
         state_dir: make("state"),
         kit: make("kit"),
+        authorities: false,
+        layers: make("layers"),
     }
 }
 

@@ -1,6 +1,10 @@
 //! The daemon's part in a run.
 
-use isol8_core::{outcome::Counters, runtime::Runtime, sandbox::SandboxSpec};
+use isol8_core::{
+    outcome::Counters,
+    runtime::Runtime,
+    sandbox::{Network, SandboxSpec},
+};
 use isol8_engine::{Engine, Sandbox, link::PROTOCOL};
 use isol8_proto::init::{self, EnvVar, exited::How, from_init, to_init};
 use tokio::time::timeout;
