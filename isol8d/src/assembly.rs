@@ -21,6 +21,7 @@ use isol8_proto::v1::Check;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
+    convert,
     daemon::Parts,
     doctor, kit,
     paths::{Paths, Wishes, unusable},
@@ -66,6 +67,7 @@ pub fn configuration(named: Option<PathBuf>) -> Result<(Config, String), Failure
         None => "no file, the defaults".to_owned(),
     };
     check_supported(&resolved.config)?;
+    convert::check_configured(&resolved.config.network)?;
     Ok((resolved.config, source))
 }
 

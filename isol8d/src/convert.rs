@@ -9,13 +9,18 @@ use isol8_core::{
     mask::Secrets,
     quantity::{ByteSize, CpuMillis, Pids},
     request::{
-        Hosts, MAX_CODE_BYTES, MAX_ENV_BYTES, MAX_TIMEOUT, MIN_MEMORY, RunLimits, RunRequest,
-        Secret, bytes_of_code::Code,
+        MAX_CODE_BYTES, MAX_ENV_BYTES, MAX_TIMEOUT, MIN_MEMORY, RunLimits, RunRequest, Secret,
+        bytes_of_code::Code,
     },
     runtime::Runtime,
-    sandbox::{EngineKind, ImageName, Network},
+    sandbox::{EngineKind, ImageName},
 };
 use isol8_proto::v1;
+
+mod network;
+mod packages;
+
+pub(crate) use network::check_configured;
 
 /// More than any machine that this runs on, and far from where sums overflow.
 const MAX_SIZE: ByteSize = ByteSize::mib(1 << 24);
@@ -39,8 +44,8 @@ pub(crate) fn invalid(message: impl Into<String>) -> Failure {
 /// Checks a `Start` and fills in the daemon's defaults.
 ///
 /// # Errors
-/// `InvalidRequest` names the field, `NotYet` and `Unsupported` what cannot be
-/// had, `Forbidden` the rule of the operator.
+/// `InvalidRequest` names the field, `Unsupported` what cannot be had, `Forbidden`
+/// the rule of the operator.
 pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Failure> {
     let runtime = runtime(start.runtime)?;
     if start.code.len() > MAX_CODE_BYTES {
@@ -62,12 +67,16 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         .hint("lower `--max-output`, or let the output stream"));
     }
     let (env, secrets) = environment(start.env, start.secrets)?;
+    let install = packages::packages(runtime, &start.install)?;
+    let network = network::network(start.network, !install.is_empty(), &config.policy)?;
+    let log_network = start.log_network;
+    let hosts = network::hosts(start.filter, log_network, network, &config.network)?;
     Ok(RunRequest {
         runtime,
         code: Code::new(&start.code),
         extension: extension(start.extension, runtime)?,
         engine,
-        network: network(start.network, &config.policy)?,
+        network,
         limits,
         writable: start.writable || !config.defaults.readonly_root,
         image,
@@ -75,10 +84,10 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         secrets,
         stdin: start.stdin,
         buffered: start.buffered,
-        install: Vec::new(),
+        install,
         no_install_cache: start.no_install_cache,
-        hosts: Hosts::default(),
-        log_network: start.log_network,
+        hosts,
+        log_network,
     })
 }
 
@@ -108,26 +117,6 @@ pub fn engine(number: i32) -> Result<Option<EngineKind>, Failure> {
         Ok(v1::Engine::Docker) => Ok(Some(EngineKind::Docker)),
         Ok(v1::Engine::Native) => Ok(Some(EngineKind::Native)),
         Err(_) => Err(invalid(format!("`{number}` is not an engine"))),
-    }
-}
-
-fn network(number: i32, policy: &Policy) -> Result<Network, Failure> {
-    match v1::NetworkMode::try_from(number) {
-        Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::None) => Ok(Network::None),
-        // On the local socket everything is allowed that is not forbidden.
-        Ok(v1::NetworkMode::Host) if policy.allow_host_network == Some(false) => Err(Failure::new(
-            FailureKind::Forbidden,
-            "the policy of this daemon forbids network `host`",
-        )
-        .cause("`policy.allowHostNetwork` is false")
-        .hint("run it with `--net none`")),
-        Ok(v1::NetworkMode::Host) => Ok(Network::Host),
-        Ok(v1::NetworkMode::Filtered) => Err(Failure::new(
-            FailureKind::NotYet,
-            format!("network `{}` is not there yet", Network::Filtered),
-        )
-        .hint("run it with `--net none`")),
-        Err(_) => Err(invalid(format!("`{number}` is not a network mode"))),
     }
 }
 

@@ -1,6 +1,10 @@
 use expect_test::{Expect, expect};
+use isol8_core::{request::Hosts, sandbox::Network};
 
 use super::*;
+
+mod hosts;
+mod install;
 
 fn start() -> v1::Start {
     v1::Start {
@@ -45,14 +49,6 @@ fn runtimes_and_engines_must_be_known() {
     refused(
         |start| start.network = 7,
         expect!["invalid_request: `7` is not a network mode"],
-    );
-}
-
-#[test]
-fn networks_of_later_versions_are_said_to_be_missing() {
-    refused(
-        |start| start.network = v1::NetworkMode::Filtered.into(),
-        expect!["not_yet: network `filtered` is not there yet"],
     );
 }
 

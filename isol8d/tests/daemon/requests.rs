@@ -28,12 +28,23 @@ async fn wrong_starts_are_named() {
     );
 
     let mut start = python("out x");
-    start.network = v1::NetworkMode::Filtered.into();
+    start.log_network = true;
     let ran = stage.start(start).await.end().await;
     check(
         &ran,
-        Code::Unimplemented,
-        expect!["network `filtered` is not there yet // run it with `--net none`"],
+        Code::InvalidArgument,
+        expect!["`log_network` does nothing with network `none` // run it with `--net filtered`"],
+    );
+
+    let mut start = python("out x");
+    start.install = vec!["--index-url=x".to_owned()];
+    let ran = stage.start(start).await.end().await;
+    check(
+        &ran,
+        Code::InvalidArgument,
+        expect![
+            "`--index-url=x` is an option, not a package // write it like `--install 'numpy>=2'`"
+        ],
     );
 
     let mut start = python("out x");
