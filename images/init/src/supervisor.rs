@@ -23,7 +23,9 @@ use nix::{
 };
 
 use crate::{
-    command, file,
+    command,
+    door::Door,
+    file,
     parked::{Parked, Progress},
     program::{Pipes, Program, STDIN_BYTES},
     sys::{self, Pid},
@@ -47,6 +49,8 @@ pub(crate) struct Supervisor {
     /// Waits for the parked interpreter, which is still starting.
     pending: Option<Pending>,
     program: Option<Program>,
+    /// Stays open so that the port stays taken.
+    _door: Option<Door>,
 }
 
 /// A program that will start when the parked interpreter waits or has failed,
@@ -59,13 +63,16 @@ struct Pending {
 }
 
 impl Supervisor {
-    /// Dials the daemon.
+    /// Dials the daemon and hands it the door, if there is one.
     ///
     /// # Errors
-    /// When there is nobody at `socket`.
-    pub(crate) fn dial(socket: &Path) -> Result<Self, LinkError> {
+    /// When there is nobody at `socket`, or it does not get the door.
+    pub(crate) fn dial(socket: &Path, door: Option<Door>) -> Result<Self, LinkError> {
         let children = sys::child_signals()?;
         let link = UnixStream::connect(socket)?;
+        if let Some(door) = &door {
+            door.hand_over(&link)?;
+        }
         link.set_nonblocking(true)?;
         Ok(Self {
             link,
@@ -77,6 +84,7 @@ impl Supervisor {
             ready_owed: false,
             pending: None,
             program: None,
+            _door: door,
         })
     }
 

@@ -34,6 +34,8 @@ pub const LABEL_CREATED: &str = "isol8.created";
 const KIT: &str = "/isol8/kit";
 /// Where the folder of the socket is mounted.
 const LINK: &str = "/isol8/link";
+/// The program's folder.
+const SANDBOX: &str = "/sandbox";
 
 /// Python's multiprocessing and browsers want some shared memory; it counts as
 /// memory of the sandbox like everything in a tmpfs.
@@ -82,6 +84,8 @@ pub struct Ground<'a> {
     pub kit: &'a Path,
     /// The folder of the socket on the host.
     pub link: &'a Path,
+    /// The folder with the packages of the order's layer, and where it goes.
+    pub layer: Option<(&'a Path, &'a str)>,
     /// Files for /etc: name and path on the host.
     pub etc: &'a [(&'a str, PathBuf)],
     /// The seccomp profile as JSON; for Podman its path.
@@ -119,7 +123,7 @@ impl Volume {
     /// Decides on an absolute path inside.
     #[must_use]
     pub fn of(path: &str) -> Self {
-        let covered = [KIT, LINK, "/sandbox", "/tmp", "/dev/shm"];
+        let covered = [KIT, LINK, SANDBOX, "/tmp", "/dev/shm"];
         let reserved = ["isol8", "proc", "sys", "dev"];
         let needed = ["etc", "usr", "bin", "sbin", "lib", "lib64"];
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -199,7 +203,7 @@ pub fn create_body(spec: &SandboxSpec, ground: &Ground<'_>) -> ContainerCreateBo
         user: Some(format!("{0}:{0}", ground.uid)),
         image: Some(ground.image.into()),
         entrypoint: Some(vec![format!("{KIT}/init")]),
-        cmd: Some(vec![format!("{LINK}/sock")]),
+        cmd: Some(init_arguments(spec.key.network)),
         // The program's environment comes over the socket; what stands here is
         // seen by everybody who may inspect containers.
         env: Some(Vec::new()),
@@ -224,6 +228,14 @@ pub fn create_body(spec: &SandboxSpec, ground: &Ground<'_>) -> ContainerCreateBo
         host_config: Some(host_config(spec, ground)),
         ..ContainerCreateBody::default()
     }
+}
+
+fn init_arguments(network: Network) -> Vec<String> {
+    let mut arguments = vec![format!("{LINK}/sock")];
+    if network == Network::Filtered {
+        arguments.push("--egress".into());
+    }
+    arguments
 }
 
 fn labels(spec: &SandboxSpec, ground: &Ground<'_>) -> HashMap<String, String> {
@@ -323,7 +335,7 @@ fn tmpfs(spec: &SandboxSpec, ground: &Ground<'_>) -> HashMap<String, String> {
         room(SHM_BYTES, SHM_INODES)
     );
     HashMap::from([
-        ("/sandbox".into(), sandbox),
+        (SANDBOX.into(), sandbox),
         ("/tmp".into(), tmp),
         ("/dev/shm".into(), shm),
     ])
@@ -340,6 +352,11 @@ fn mounts(ground: &Ground<'_>) -> Vec<Mount> {
     for (name, source) in ground.etc {
         mounts.push(bind(source, &format!("/etc/{name}")));
     }
+    // Over the tmpfs: the engine mounts what lies deeper later. A mount that is a
+    // bind takes neither `nosuid` nor `nodev` here; a layer holds no devices, and
+    // a program gains nothing from a mode.
+    let layer = ground.layer.into_iter();
+    mounts.extend(layer.map(|(tree, folder)| bind(tree, &format!("{SANDBOX}/{folder}"))));
     let emptied = ground.volumes.iter();
     let emptied = emptied.filter(|path| Volume::of(path) == Volume::Emptied);
     mounts.extend(emptied.map(|path| no_volume(path)));

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt, os::fd::OwnedFd, path::PathBuf, time::Dura
 use async_trait::async_trait;
 use isol8_core::{
     env::{self, Surroundings},
-    failure::Failure,
+    failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
     package::Package,
@@ -19,6 +19,7 @@ use isol8_core::{
 };
 
 pub mod docker;
+mod door;
 pub mod fake;
 pub mod hardening;
 pub mod link;
@@ -54,6 +55,22 @@ impl Place {
     pub fn authorities_inside(&self) -> Option<String> {
         self.authorities
             .then(|| "/isol8/kit/ca-bundle.crt".to_owned())
+    }
+
+    /// The folder of the packages that a sandbox of this key has, if any.
+    ///
+    /// # Errors
+    /// `NotFound` where the layer is gone.
+    pub fn layer_of(&self, key: &SandboxKey) -> Result<Option<PathBuf>, Failure> {
+        let Some(layer) = &key.layer else {
+            return Ok(None);
+        };
+        let tree = self.layers.join(layer.as_str()).join("tree");
+        if tree.is_dir() {
+            return Ok(Some(tree));
+        }
+        let message = format!("the installed packages `{layer}` are not there");
+        Err(Failure::new(FailureKind::NotFound, message))
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::link::Link;
+use crate::{door, link::Link};
 
 /// The socket's name in its folder.
 const SOCKET: &str = "sock";
@@ -36,6 +39,17 @@ pub struct Peer {
     pub uid: u32,
     /// Host gid.
     pub gid: u32,
+}
+
+/// What the one peer brought.
+#[derive(Debug)]
+pub struct Met {
+    /// The stream of frames.
+    pub link: Link,
+    /// The listening socket of a filtered network, where one was expected.
+    pub listener: Option<OwnedFd>,
+    /// The socket's folder.
+    pub folder: LinkFolder,
 }
 
 /// A bound socket that waits for one init. Dropping it removes the folder.
@@ -168,19 +182,22 @@ impl Meeting {
     }
 
     /// Waits for the one peer that `is_init` knows, then removes the socket so
-    /// that nobody else can dial. Others are turned away.
+    /// that nobody else can dial. Others are turned away. With `filtered` the
+    /// peer hands over a listening socket before its first frame.
     ///
     /// # Errors
-    /// `EngineTimeout` when nobody came in time.
+    /// `EngineTimeout` when nobody came in time; `Unsupported` when the peer came
+    /// without a listener that was expected.
     ///
     /// # Cancellation
     /// Dropping the future removes socket and folder.
     pub async fn accept(
         self,
         deadline: Duration,
+        filtered: bool,
         is_init: impl FnMut(&Peer) -> bool,
-    ) -> Result<(Link, LinkFolder), Failure> {
-        let Ok(accepted) = timeout(deadline, self.first(is_init)).await else {
+    ) -> Result<Met, Failure> {
+        let Ok(met) = timeout(deadline, self.meet(filtered, is_init)).await else {
             return Err(Failure::new(
                 FailureKind::EngineTimeout,
                 format!(
@@ -189,12 +206,30 @@ impl Meeting {
                 ),
             ));
         };
-        let stream = accepted.map_err(|error| {
-            Failure::new(FailureKind::Internal, "cannot take the sandbox's call").because(&error)
-        })?;
+        let (stream, listener) = met?;
         fs::remove_file(self.folder.path().join(SOCKET)).ok();
         let (read, write) = stream.into_split();
-        Ok((Link::new(read, write), self.folder))
+        Ok(Met {
+            link: Link::new(read, write),
+            listener,
+            folder: self.folder,
+        })
+    }
+
+    async fn meet(
+        &self,
+        filtered: bool,
+        is_init: impl FnMut(&Peer) -> bool,
+    ) -> Result<(UnixStream, Option<OwnedFd>), Failure> {
+        let stream = self.first(is_init).await.map_err(|error| {
+            Failure::new(FailureKind::Internal, "cannot take the sandbox's call").because(&error)
+        })?;
+        let listener = if filtered {
+            Some(door::receive(&stream).await?)
+        } else {
+            None
+        };
+        Ok((stream, listener))
     }
 
     async fn first(&self, mut is_init: impl FnMut(&Peer) -> bool) -> io::Result<UnixStream> {
@@ -265,7 +300,13 @@ mod tests {
         stream.write_all(&length).await.unwrap();
         stream.write_all(&frame).await.unwrap();
 
-        let (mut link, folder) = meeting.accept(Duration::from_secs(5), own).await.unwrap();
+        let met = meeting.accept(Duration::from_secs(5), false, own).await;
+        let Met {
+            mut link,
+            listener,
+            folder,
+        } = met.unwrap();
+        assert!(listener.is_none());
         assert_eq!(link.reader.recv().await.unwrap(), hello);
         assert!(!socket.exists(), "nobody else can dial");
         assert!(folder.path().exists());
@@ -280,11 +321,23 @@ mod tests {
         let folder = meeting.folder().to_owned();
         let _stream = UnixStream::connect(folder.join("sock")).await.unwrap();
         let failure = meeting
-            .accept(Duration::from_millis(50), |_| false)
+            .accept(Duration::from_millis(50), false, |_| false)
             .await
             .unwrap_err();
         assert_eq!(failure.kind, FailureKind::EngineTimeout);
         assert!(!folder.exists());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_owes_its_listener_has_the_same_deadline() {
+        let place = tempfile::tempdir().unwrap();
+        let meeting = Meeting::open(place.path(), &SandboxId::random()).unwrap();
+        let _silent = UnixStream::connect(meeting.folder().join("sock"))
+            .await
+            .unwrap();
+        let deadline = Duration::from_millis(50);
+        let failure = meeting.accept(deadline, true, own).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::EngineTimeout);
     }
 
     #[tokio::test]

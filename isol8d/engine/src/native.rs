@@ -236,20 +236,20 @@ impl NativeEngine {
             blocking(move || shared.start(&spec, &live))
         };
         let (meeting, jail, installed) = started.await?;
-        let (link, folder) = self.shared.dialled(spec, live, meeting, jail).await?;
+        let met = self.shared.dialled(spec, live, meeting, jail).await?;
         // `destroy` removes it.
-        folder.keep();
+        met.folder.keep();
         let ground = &self.shared.ground;
         Ok(Sandbox {
             id: spec.id.clone(),
-            link,
+            link: met.link,
             interpreter: Interpreter {
                 parkable: ground.has_hook(spec.key.runtime),
                 path: installed.search_path(),
                 program: installed.program.to_string_lossy().into_owned(),
                 authorities: ground.place().authorities_inside(),
             },
-            listener: None,
+            listener: met.listener,
         })
     }
 }

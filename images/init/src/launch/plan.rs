@@ -58,9 +58,11 @@ pub(super) enum Step {
     Copy { from: PathBuf, at: Spot },
     /// A tmpfs that belongs to the sandbox's uid.
     Tmpfs { options: TmpfsOptions, at: Spot },
-    /// A folder of the host with a writable layer on top.
+    /// Folders of the host, one over the other, read-only.
+    Merge { lower: Vec<PathBuf>, at: Spot },
+    /// Folders of the host, one over the other, with a writable layer on top.
     Overlay {
-        lower: PathBuf,
+        lower: Vec<PathBuf>,
         upper: Spot,
         work: Spot,
         at: Spot,
@@ -80,7 +82,10 @@ pub(super) struct TmpfsOptions {
 impl Plan {
     /// Reads the order.
     pub(super) fn parse(args: &[OsString]) -> Result<Self, String> {
-        let mut words = Words { rest: args };
+        let mut words = Words {
+            rest: args,
+            lower: Vec::new(),
+        };
         let (mut join, mut rlimits, mut steps) = (Vec::new(), Vec::new(), Vec::new());
         let (mut uid, mut stage, mut oom_score_adj, mut seccomp) = (None, None, None, None);
         let program = loop {
@@ -93,6 +98,10 @@ impl Plan {
                 "--oom-score-adj" => oom_score_adj = Some(words.number("--oom-score-adj")?),
                 "--seccomp" => seccomp = Some(words.path()?),
                 "--rlimit" => rlimits.push(words.rlimit()?),
+                "--lower" => {
+                    let lower = words.path()?;
+                    words.lower.push(lower);
+                }
                 option => steps.push(words.step(option)?),
             }
         };
@@ -101,6 +110,9 @@ impl Plan {
         }
         if program.is_empty() {
             return Err("no program".into());
+        }
+        if !words.lower.is_empty() {
+            return Err("--lower without what is made of it".into());
         }
         Ok(Self {
             join,
@@ -118,6 +130,8 @@ impl Plan {
 /// What is left of the command line.
 struct Words<'a> {
     rest: &'a [OsString],
+    /// The folders for the next overlay, topmost first.
+    lower: Vec<PathBuf>,
 }
 
 impl<'a> Words<'a> {
@@ -157,6 +171,14 @@ impl<'a> Words<'a> {
         } else {
             Err(format!("`{}` is not a place on the stage", path.display()))
         }
+    }
+
+    fn lower(&mut self) -> Result<Vec<PathBuf>, String> {
+        let lower = std::mem::take(&mut self.lower);
+        if lower.is_empty() {
+            return Err("an overlay over nothing".into());
+        }
+        Ok(lower)
     }
 
     fn rlimit(&mut self) -> Result<Rlimit, String> {
@@ -201,8 +223,12 @@ impl<'a> Words<'a> {
                 options: self.tmpfs()?,
                 at: self.spot()?,
             },
+            "--merge" => Step::Merge {
+                lower: self.lower()?,
+                at: self.spot()?,
+            },
             "--overlay" => Step::Overlay {
-                lower: self.path()?,
+                lower: self.lower()?,
                 upper: self.spot()?,
                 work: self.spot()?,
                 at: self.spot()?,
@@ -297,6 +323,20 @@ mod tests {
             assert!(error.contains("not a place"), "{spot}: {error}");
         }
         refused("--bind etc a", "not absolute");
+    }
+
+    #[test]
+    fn an_overlay_is_over_something() {
+        refused("--merge a", "over nothing");
+        refused("--lower /usr --merge a --overlay u w b", "over nothing");
+        refused("--lower usr --merge a", "not absolute");
+        refused(&WHOLE.replace("-- ", "--lower /usr -- "), "--lower");
+        let whole = WHOLE.replace("-- ", "--lower /l --lower /usr --merge a -- ");
+        let merge = Step::Merge {
+            lower: vec!["/l".into(), "/usr".into()],
+            at: Spot("a".into()),
+        };
+        assert_eq!(parse(&whole).unwrap().steps.pop(), Some(merge));
     }
 
     #[test]

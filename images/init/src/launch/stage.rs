@@ -79,6 +79,7 @@ impl Builder {
                 self.copy(from, &at.0, MAX_COPY_DEPTH)
             }
             Step::Tmpfs { options, at } => self.tmpfs(options, at),
+            Step::Merge { lower, at } => merge(lower, at),
             Step::Overlay {
                 lower,
                 upper,
@@ -122,19 +123,15 @@ impl Builder {
         Ok(())
     }
 
-    fn overlay(&self, lower: &Path, [upper, work, at]: [&Spot; 3]) -> io::Result<()> {
-        let clean = |path: &Path| !path.to_string_lossy().contains([',', ':', '\\']);
-        if ![lower, &upper.0, &work.0].into_iter().all(clean) {
-            return Err(io::Error::other("a path that no mount option can hold"));
-        }
+    fn overlay(&self, lower: &[PathBuf], [upper, work, at]: [&Spot; 3]) -> io::Result<()> {
         for spot in [upper, work, at] {
             make_dir(&spot.0)?;
         }
         let data = format!(
-            "lowerdir={},upperdir={},workdir={}{}",
-            lower.display(),
-            upper.0.display(),
-            work.0.display(),
+            "{},upperdir={},workdir={}{}",
+            lower_option(lower)?,
+            as_option(&upper.0)?,
+            as_option(&work.0)?,
             // The kernel keeps its notes where an unprivileged mounter may.
             if self.owner.is_none() {
                 ",userxattr"
@@ -143,14 +140,7 @@ impl Builder {
             },
         );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(
-            Some("overlay"),
-            &at.0,
-            Some("overlay"),
-            flags,
-            Some(data.as_str()),
-        )?;
-        Ok(())
+        mount_overlay(at, flags, &data)
     }
 
     fn copy(&self, from: &Path, to: &Path, depth: usize) -> io::Result<()> {
@@ -173,6 +163,31 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// Without an upper folder there is nothing that could be written to.
+fn merge(lower: &[PathBuf], at: &Spot) -> io::Result<()> {
+    make_dir(&at.0)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount_overlay(at, flags, &lower_option(lower)?)
+}
+
+fn mount_overlay(at: &Spot, flags: MsFlags, data: &str) -> io::Result<()> {
+    mount(Some("overlay"), &at.0, Some("overlay"), flags, Some(data))?;
+    Ok(())
+}
+
+fn lower_option(lower: &[PathBuf]) -> io::Result<String> {
+    let parts: io::Result<Vec<&str>> = lower.iter().map(|path| as_option(path)).collect();
+    Ok(format!("lowerdir={}", parts?.join(":")))
+}
+
+/// A path as a part of the options of a mount, which have no way to quote.
+fn as_option(path: &Path) -> io::Result<&str> {
+    let text = path
+        .to_str()
+        .filter(|text| !text.contains([',', ':', '\\']));
+    text.ok_or_else(|| io::Error::other("a path that no mount option can hold"))
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -18,7 +19,7 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::SandboxId,
     outcome::Counters,
-    sandbox::SandboxSpec,
+    sandbox::{Network, SandboxKey, SandboxSpec},
 };
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,7 @@ struct Up {
     /// What it was made of in the end.
     image: Arc<Image>,
     link: Link,
+    listener: Option<OwnedFd>,
     accounting: Accounting,
     bounds: Bounds,
 }
@@ -69,6 +71,7 @@ struct Ready {
     facts: Facts,
     image: Arc<Image>,
     uid: u32,
+    layer: Option<(PathBuf, &'static str)>,
     etc: Vec<(&'static str, PathBuf)>,
 }
 
@@ -103,7 +106,7 @@ impl Inner {
                         authorities: self.place.authorities_inside(),
                         ..up.image.interpreter.clone()
                     },
-                    listener: None,
+                    listener: up.listener,
                 })
             }
             Err(failure) => {
@@ -117,6 +120,7 @@ impl Inner {
         &self,
         spec: &SandboxSpec,
     ) -> Result<(Ready, SlotUid, Meeting), Failure> {
+        let layer = self.layer(&spec.key)?;
         let facts = self.facts().await?;
         let image = self.images.resolve(&self.client, &spec.key).await?;
         let slot = self.uids.lease()?;
@@ -137,9 +141,24 @@ impl Inner {
             facts,
             image,
             uid,
+            layer,
             etc,
         };
         Ok((ready, slot, meeting))
+    }
+
+    /// The packages of a sandbox and their folder below its own.
+    fn layer(&self, key: &SandboxKey) -> Result<Option<(PathBuf, &'static str)>, Failure> {
+        let Some(tree) = self.place.layer_of(key)? else {
+            return Ok(None);
+        };
+        let folder = key.runtime.install_folder().ok_or_else(|| {
+            Failure::new(
+                FailureKind::Unsupported,
+                format!("packages of {} are part of an image here", key.runtime),
+            )
+        })?;
+        Ok(Some((tree, folder)))
     }
 
     async fn come_up(
@@ -179,9 +198,10 @@ impl Inner {
             other_runtime: self.settings.runtime.is_some(),
             container: &container,
         };
-        let accept = meeting.accept(budget.at_most(ACCEPT), |peer| expected.is(peer));
-        let (link, folder) = tokio::select! {
-            met = accept => met?,
+        let filtered = spec.key.network == Network::Filtered;
+        let accept = meeting.accept(budget.at_most(ACCEPT), filtered, |peer| expected.is(peer));
+        let met = tokio::select! {
+            met = accept => met.map_err(|failure| self.blame_runtime(failure))?,
             failure = self.ended(&container) => return Err(failure),
         };
         let cores = ready.facts.cores;
@@ -191,13 +211,27 @@ impl Inner {
                 .await?;
         }
         stop_if(doomed)?;
-        folder.keep();
+        met.folder.keep();
         Ok(Up {
             image,
-            link,
+            link: met.link,
+            listener: met.listener,
             accounting,
             bounds,
         })
+    }
+
+    /// A runtime with a kernel of its own for each sandbox passes no descriptors
+    /// to the host's.
+    fn blame_runtime(&self, failure: Failure) -> Failure {
+        match &self.settings.runtime {
+            Some(runtime) if failure.kind == FailureKind::Unsupported => failure
+                .cause(format!(
+                    "the OCI runtime `{runtime}` may not pass descriptors to the host"
+                ))
+                .hint("leave `docker.runtime` out, or use `--net none`"),
+            _ => failure,
+        }
     }
 
     /// Creates the container. Returns the engine's id for it, and its image.
@@ -239,6 +273,7 @@ impl Inner {
         } else {
             seccomp::PROFILE.to_owned()
         };
+        let layer = ready.layer.as_ref();
         let ground = Ground {
             daemon: &self.place.daemon,
             created: now.unwrap_or_default().as_secs(),
@@ -247,6 +282,7 @@ impl Inner {
             uid: ready.uid,
             kit: &self.place.kit,
             link,
+            layer: layer.map(|(tree, folder)| (tree.as_path(), *folder)),
             etc: &ready.etc,
             seccomp: &profile,
             podman: ready.facts.podman,

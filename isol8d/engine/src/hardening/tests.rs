@@ -45,6 +45,7 @@ fn body(change: impl FnOnce(&mut SandboxSpec, &mut Ground<'_>)) -> Value {
         uid: UID,
         kit: Path::new("/var/lib/isol8/kit-1"),
         link: Path::new("/run/isol8/sb/x"),
+        layer: None,
         etc: &etc,
         seccomp: "{}",
         podman: false,
@@ -383,6 +384,40 @@ fn an_update_never_leaves_room_for_swap() {
           "MemorySwap": 536870912,
           "NanoCpus": 1000000000,
           "PidsLimit": 65
+        }"#]],
+    );
+}
+
+#[test]
+fn a_filtered_network_is_asked_of_init() {
+    let arguments = |network| {
+        let change = move |spec: &mut SandboxSpec, _: &mut Ground<'_>| spec.key.network = network;
+        body(change)["Cmd"].clone()
+    };
+    let plain = json!(["/isol8/link/sock"]);
+    assert_eq!(arguments(Network::None), plain);
+    assert_eq!(arguments(Network::Host), plain);
+    let filtered = json!(["/isol8/link/sock", "--egress"]);
+    assert_eq!(arguments(Network::Filtered), filtered);
+}
+
+#[test]
+fn a_layer_is_mounted_read_only_over_the_tmpfs() {
+    let body = body(|_, ground| {
+        ground.layer = Some((Path::new("/state/layers/1/tree"), ".local"));
+    });
+    check(
+        &body["HostConfig"]["Mounts"][3],
+        &expect![[r#"
+        {
+          "BindOptions": {
+            "NonRecursive": true,
+            "Propagation": "private"
+          },
+          "ReadOnly": true,
+          "Source": "/state/layers/1/tree",
+          "Target": "/sandbox/.local",
+          "Type": "bind"
         }"#]],
     );
 }

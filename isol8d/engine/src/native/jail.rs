@@ -70,6 +70,8 @@ pub(super) struct Order<'a> {
     /// The host's, for a jail in the host's network.
     pub(super) resolv_conf: Option<&'a Path>,
     pub(super) interpreter: &'a Installed,
+    /// The packages of the key's layer.
+    pub(super) layer: Option<&'a Path>,
     pub(super) key: &'a SandboxKey,
 }
 
@@ -142,7 +144,15 @@ impl Order<'_> {
     fn plain_root(&self, args: &mut Args) {
         for top in &self.rootfs.tops {
             if let Top::Folder { name } = top {
-                args.bind(&Path::new("/").join(name), &format!("{ROOT}/{name}"));
+                let (below, at) = (Path::new("/").join(name), format!("{ROOT}/{name}"));
+                match self.system_layer(name) {
+                    Some(above) => {
+                        args.add(["--lower".as_ref(), above.as_path()]);
+                        args.add(["--lower".as_ref(), below.as_path()]);
+                        args.add(["--merge", &at]);
+                    }
+                    None => args.bind(&below, &at),
+                }
             }
         }
         args.bind(self.etc, &format!("{ROOT}/etc"));
@@ -164,10 +174,12 @@ impl Order<'_> {
         }
         for top in &self.rootfs.tops {
             if let Top::Folder { name } = top {
-                let lower = Path::new("/").join(name);
+                if let Some(above) = self.system_layer(name) {
+                    args.add(["--lower".as_ref(), above.as_path()]);
+                }
+                args.add(["--lower".as_ref(), Path::new("/").join(name).as_path()]);
                 args.add([
-                    "--overlay".as_ref(),
-                    lower.as_path(),
+                    Path::new("--overlay"),
                     Path::new(&format!("{WRITABLE}/upper/{name}")),
                     Path::new(&format!("{WRITABLE}/work/{name}")),
                     Path::new(&format!("{root}/{name}")),
@@ -181,8 +193,18 @@ impl Order<'_> {
         }
     }
 
+    /// What a layer of the system's own packages puts over a top folder.
+    fn system_layer(&self, top: &str) -> Option<PathBuf> {
+        let tree = self.layer?;
+        let own = self.key.runtime.install_folder().is_none();
+        Some(tree.join(top)).filter(|above| own && above.is_dir())
+    }
+
     fn common(&self, args: &mut Args) {
         let root = self.root();
+        if let (Some(tree), Some(folder)) = (self.layer, self.key.runtime.install_folder()) {
+            args.bind(tree, &format!("{}/{folder}", self.sandbox()));
+        }
         for top in &self.rootfs.tops {
             if let Top::Link { name, target } = top {
                 let at = format!("{root}/{name}");
@@ -216,7 +238,8 @@ impl Order<'_> {
         args.add([self.bwrap]);
         args.add(["--unshare-all", "--unshare-user"]);
         match self.key.network {
-            // Filtered has no interface either: what it may reach goes over init.
+            // Filtered has no interface either: the proxy is behind a socket that
+            // init makes.
             Network::None | Network::Filtered => {}
             Network::Host => args.add(["--share-net"]),
         }
@@ -259,6 +282,9 @@ impl Order<'_> {
         }
         args.add(["--chdir", "/sandbox", "--"]);
         args.add(["/isol8/kit/init", "/isol8/link/sock"]);
+        if self.key.network == Network::Filtered {
+            args.add(["--egress"]);
+        }
     }
 }
 

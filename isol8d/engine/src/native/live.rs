@@ -21,7 +21,7 @@ use std::{
 use isol8_core::{
     failure::{Failure, FailureKind},
     ids::SandboxId,
-    sandbox::{Limits, SandboxKey, SandboxSpec},
+    sandbox::{Limits, Network, SandboxKey, SandboxSpec},
 };
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -35,8 +35,7 @@ use super::{
 };
 use crate::{
     Found,
-    link::Link,
-    meet::{self, LinkFolder, Meeting},
+    meet::{self, Meeting, Met},
     presence::Presence,
     uids::SlotUid,
 };
@@ -130,10 +129,11 @@ impl Shared {
         let cgroups = self.ground.cgroups()?;
         let tools = self.ground.tools()?;
         let interpreter = self.ground.find_interpreter(spec.key.runtime)?;
+        let place = self.ground.place();
+        let layer = place.layer_of(&spec.key)?;
         cgroups.create(&spec.id, &spec.limits).map_err(|error| {
             Failure::new(FailureKind::HostLacks, "cannot make the sandbox's cgroup").because(&error)
         })?;
-        let place = self.ground.place();
         let meeting = Meeting::open(&place.runtime_dir, &spec.id)?;
         let order = jail::Order {
             bwrap: &tools.bwrap.path,
@@ -148,6 +148,7 @@ impl Shared {
             rootfs: &tools.rootfs,
             resolv_conf: tools.resolv_conf.as_deref(),
             interpreter: &interpreter,
+            layer: layer.as_deref(),
             key: &spec.key,
         };
         let launcher = place.kit.join("init");
@@ -169,12 +170,13 @@ impl Shared {
         live: &Live,
         meeting: Meeting,
         mut jail: Jail,
-    ) -> Result<(Link, LinkFolder), Failure> {
+    ) -> Result<Met, Failure> {
         let cgroups = self.ground.cgroups()?;
         let uid = live.uid.get();
+        let filtered = spec.key.network == Network::Filtered;
         let is_init = |peer: &meet::Peer| peer.uid == uid && cgroups.holds(&spec.id, peer.pid);
         tokio::select! {
-            accepted = meeting.accept(DIAL_DEADLINE, is_init) => accepted,
+            met = meeting.accept(DIAL_DEADLINE, filtered, is_init) => met,
             ended = jail.ended() => {
                 let oom = cgroups.counters(&spec.id).is_ok_and(|counters| counters.oom_kills > 0);
                 Err(not_made(&spec.key, &ended, oom))

@@ -9,6 +9,7 @@ use crate::native::interpreters::Mount;
 struct Jail {
     key: SandboxKey,
     interpreter: Installed,
+    layer: Option<PathBuf>,
     uid: Option<u32>,
 }
 
@@ -29,6 +30,7 @@ impl Jail {
                 program: "/usr/bin/python3".into(),
                 mounts: Vec::new(),
             },
+            layer: None,
             uid: Some(200_000),
         }
     }
@@ -60,6 +62,7 @@ impl Jail {
             rootfs: &rootfs,
             resolv_conf: Some(Path::new("/run/resolv.conf")),
             interpreter: &self.interpreter,
+            layer: self.layer.as_deref(),
             key: &self.key,
         };
         let mut text = String::new();
@@ -183,7 +186,41 @@ fn the_hosts_network_comes_with_its_resolver() {
         +--share-net
     "#]]);
     jail.key.network = Network::Filtered;
-    jail.check_difference(&expect![[""]]);
+    jail.check_difference(&expect![[r#"
+        --- /isol8/kit/init /isol8/link/sock
+        +-- /isol8/kit/init /isol8/link/sock
+        +--egress
+    "#]]);
+}
+
+#[test]
+fn a_layer_is_staged_over_the_sandbox() {
+    let mut jail = Jail::new();
+    jail.layer = Some("/state/layers/1/tree".into());
+    jail.check_difference(&expect![[r#"
+        +--bind /state/layers/1/tree sandbox/.local
+    "#]]);
+    jail.key.runtime = Runtime::Bun;
+    jail.key.writable = true;
+    let lines = jail.lines();
+    assert!(lines.contains("\n--bind /state/layers/1/tree rw/sandbox/node_modules\n"));
+}
+
+#[test]
+fn packages_of_the_system_lie_over_the_hosts() {
+    let layer = tempfile::tempdir().unwrap();
+    std::fs::create_dir(layer.path().join("usr")).unwrap();
+    let mut jail = Jail::new();
+    jail.key.runtime = Runtime::Bash;
+    jail.layer = Some(layer.path().to_owned());
+    let tree = layer.path().to_str().unwrap();
+    let plain = format!("\n--lower {tree}/usr\n--lower /usr\n--merge root/usr\n");
+    assert!(jail.lines().contains(&plain), "{}", jail.lines());
+    assert!(!jail.lines().contains("--bind /usr "));
+    jail.key.writable = true;
+    let writable =
+        format!("\n--lower {tree}/usr\n--lower /usr\n--overlay rw/upper/usr rw/work/usr");
+    assert!(jail.lines().contains(&writable), "{}", jail.lines());
 }
 
 #[test]
@@ -218,7 +255,8 @@ fn a_writable_root_stays_inside_the_sandbox_size() {
         +--own rw/upper/usr/local/lib
         +--own rw/upper/usr/local/sbin
         +--own rw/upper/usr/local/share
-        +--overlay /usr rw/upper/usr rw/work/usr rw/root/usr
+        +--lower /usr
+        +--overlay rw/upper/usr rw/work/usr rw/root/usr
         +--copy /state/etc rw/root/etc
         +--own rw/root/home
         +--own rw/root/media
