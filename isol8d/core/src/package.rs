@@ -173,3 +173,6 @@ pub fn sorted(packages: impl IntoIterator<Item = Package>) -> Vec<Package> {
     packages.dedup();
     packages
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,18 +100,19 @@ impl Host {
         if text.len() > LONGEST_TEXT {
             return Err(InvalidHost::TooLong);
         }
+        // Percent signs would be decoded below, controls and spaces dropped or
+        // folded; whoever writes them into a host means to confuse. Zone ids
+        // (`fe80::1%eth0`) name an interface of this machine.
+        let strange = |c: &char| *c == '%' || c.is_control() || c.is_whitespace();
+        if let Some(c) = text.chars().find(strange) {
+            return Err(InvalidHost::Character(c));
+        }
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(InvalidHost::Ipv6)?;
             return ipv6(inner);
         }
         if text.contains(':') {
             return ipv6(text);
-        }
-        // Percent signs would be decoded below, controls and spaces dropped or
-        // folded; whoever writes them into a host means to confuse.
-        let strange = |c: &char| *c == '%' || c.is_control() || c.is_whitespace();
-        if let Some(c) = text.chars().find(strange) {
-            return Err(InvalidHost::Character(c));
         }
         match url::Host::parse(text) {
             Ok(url::Host::Ipv4(address)) => Ok(Self::Address(address.into())),
@@ -181,8 +182,6 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_'
 }
 
-/// Zone ids (`fe80::1%eth0`) name an interface of this machine; the parser of
-/// the standard library refuses them.
 fn ipv6(text: &str) -> Result<Host, InvalidHost> {
     let address: Ipv6Addr = text.parse().map_err(|_| InvalidHost::Ipv6)?;
     Ok(folded(address))
@@ -200,3 +199,6 @@ fn refused_character(text: &str) -> InvalidHost {
         None => InvalidHost::International,
     }
 }
+
+#[cfg(test)]
+mod tests;

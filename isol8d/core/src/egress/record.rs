@@ -97,3 +97,6 @@ mod duration {
         u64::deserialize(from).map(Duration::from_millis)
     }
 }
+
+#[cfg(test)]
+mod tests;

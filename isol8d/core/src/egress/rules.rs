@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{
     address::{self, AddressClass},
     host::{Host, InvalidHost},
-    pattern::{AllowPattern, DenyPattern, PatternError},
+    pattern::{AllowPattern, DenyPattern, PatternError, PatternList},
 };
 use crate::config::values::IpRange;
 
@@ -17,10 +17,6 @@ pub const MOST_PATTERNS: usize = 1000;
 
 /// The most text of all patterns together, in bytes.
 pub const MOST_TEXT: usize = 64 << 10;
-
-/// The most memory of all compiled patterns together, in bytes. One process
-/// keeps the rules of every sandbox.
-const MOST_MEMORY: usize = 16 << 20;
 
 /// The most registries. A package manager has one to three.
 const MOST_REGISTRIES: usize = 200;
@@ -100,8 +96,8 @@ pub enum FilterError {
     #[error("the patterns have {0} bytes together; at most {MOST_TEXT} are taken")]
     TooMuchText(usize),
     /// Too much memory.
-    #[error("the patterns are too large once they are compiled")]
-    TooLarge,
+    #[error("the {0} patterns are too large once they are compiled together")]
+    TooLarge(List),
     /// A registry that is not a canonical host.
     #[error("the registry `{}` is not a host: {error}", host.escape_debug())]
     Registry {
@@ -122,11 +118,8 @@ pub enum Refusal {
     #[error("port {0} is not allowed")]
     Port(u16),
     /// A deny pattern matches.
-    #[error("denied by `{}`", pattern.escape_debug())]
-    Denied {
-        /// The pattern as it was written.
-        pattern: String,
-    },
+    #[error("in the deny list")]
+    Denied,
     /// No allow pattern matches.
     #[error("not in the allow list")]
     NotAllowed,
@@ -146,8 +139,8 @@ pub enum Refusal {
 /// The rules, compiled. Cheap to ask, from any thread.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    allow: Vec<AllowPattern>,
-    deny: Vec<DenyPattern>,
+    allow: PatternList,
+    deny: PatternList,
     registries: BTreeSet<Host>,
     allow_private: Vec<IpRange>,
     ports: BTreeSet<u16>,
@@ -168,13 +161,11 @@ impl Rules {
         if text > MOST_TEXT {
             return Err(FilterError::TooMuchText(text));
         }
-        let mut memory = MOST_MEMORY;
-        let allow = compiled(List::Allow, &filter.allow, AllowPattern::parse, |pattern| {
-            spend(&mut memory, pattern.memory_usage())
-        })?;
-        let deny = compiled(List::Deny, &filter.deny, DenyPattern::parse, |pattern| {
-            spend(&mut memory, pattern.memory_usage())
-        })?;
+        let allow = parsed(List::Allow, &filter.allow, AllowPattern::parse)?;
+        let deny = parsed(List::Deny, &filter.deny, DenyPattern::parse)?;
+        let too_large = |list| move |_| FilterError::TooLarge(list);
+        let allow = PatternList::allow(allow).map_err(too_large(List::Allow))?;
+        let deny = PatternList::deny(deny).map_err(too_large(List::Deny))?;
         Ok(Self {
             allow,
             deny,
@@ -201,15 +192,11 @@ impl Rules {
             return Err(Refusal::Port(port));
         }
         let text = host.to_string();
-        if let Some(pattern) = self.deny.iter().find(|pattern| pattern.matches(&text)) {
-            let pattern = pattern.as_str().to_owned();
-            return Err(Refusal::Denied { pattern });
+        if self.deny.matches(&text) {
+            return Err(Refusal::Denied);
         }
         let listed = !self.allow.is_empty() || !self.registries.is_empty();
-        let allowed = || {
-            self.registries.contains(host)
-                || self.allow.iter().any(|pattern| pattern.matches(&text))
-        };
+        let allowed = || self.registries.contains(host) || self.allow.matches(&text);
         if listed && !allowed() {
             return Err(Refusal::NotAllowed);
         }
@@ -236,23 +223,15 @@ impl Rules {
     }
 }
 
-fn compiled<P>(
+fn parsed<P>(
     list: List,
     texts: &[String],
     parse: impl Fn(&str) -> Result<P, PatternError>,
-    mut spend: impl FnMut(&P) -> Result<(), FilterError>,
 ) -> Result<Vec<P>, FilterError> {
     let each = texts.iter().enumerate().map(|(index, text)| {
-        let pattern = parse(text).map_err(|error| FilterError::Pattern { list, index, error })?;
-        spend(&pattern)?;
-        Ok(pattern)
+        parse(text).map_err(|error| FilterError::Pattern { list, index, error })
     });
     each.collect()
-}
-
-fn spend(left: &mut usize, bytes: usize) -> Result<(), FilterError> {
-    *left = left.checked_sub(bytes).ok_or(FilterError::TooLarge)?;
-    Ok(())
 }
 
 fn registries(hosts: &[String]) -> Result<BTreeSet<Host>, FilterError> {
@@ -267,3 +246,6 @@ fn registries(hosts: &[String]) -> Result<BTreeSet<Host>, FilterError> {
     });
     each.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,54 +229,48 @@ pub(super) fn deno(text: &str) -> Result<Found, Wrong> {
         }
         return deno_registry(rest);
     }
-    if text.starts_with("https://") {
-        return deno_url(text);
+    match text.strip_prefix("https://") {
+        Some(rest) => deno_url(rest),
+        None => Err(Wrong::Source),
     }
-    Err(Wrong::Source)
 }
 
 /// As npm's, and a path into the package may follow (`npm:chalk@5/source`).
 fn deno_registry(text: &str) -> Result<Found, Wrong> {
-    let (name, version) = npm_split(text);
-    match version {
-        Some(version) => {
-            check_npm_name(name)?;
-            let (version, path) = version.split_once('/').unwrap_or((version, "."));
-            check_path(path)?;
-            npm_version(version)
-        }
-        None => {
-            let slashes = 1 + usize::from(name.starts_with('@'));
-            let mut parts = name.splitn(slashes + 1, '/');
-            let path = parts.by_ref().nth(slashes).unwrap_or(".");
-            check_path(path)?;
-            let end = if path == "." {
-                name.len()
-            } else {
-                name.len() - path.len() - 1
-            };
-            check_npm_name(&name[..end])?;
-            Ok(Found::default())
+    let scoped = usize::from(text.starts_with('@'));
+    let mut slashes = text.match_indices('/').map(|(at, _)| at);
+    let end = slashes.nth(scoped).unwrap_or(text.len());
+    let (package, path) = text.split_at(end);
+    if let Some(path) = path.strip_prefix('/') {
+        let inside = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+        let climbs = path.split('/').any(|part| matches!(part, "" | "." | ".."));
+        if climbs || !path.chars().all(inside) {
+            return Err(Wrong::Name);
         }
     }
+    npm_target(package)
 }
 
-fn check_path(path: &str) -> Result<(), Wrong> {
-    let inside = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-    let climbs = path.split('/').any(|part| part == ".." || part.is_empty());
-    if climbs || !path.chars().all(inside) {
+/// `https://host[:port]/path[?query]`. Nothing may be left for two parsers to
+/// read in two ways: no user, no empty authority, no half percent signs.
+fn deno_url(rest: &str) -> Result<Found, Wrong> {
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    };
+    let digits = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    if !port.is_none_or(|port| digits(port) && port.parse::<u16>().is_ok()) {
         return Err(Wrong::Name);
     }
-    Ok(())
-}
-
-fn deno_url(text: &str) -> Result<Found, Wrong> {
-    let url = url::Url::parse(text).map_err(|_| Wrong::Name)?;
-    let named = url.username().is_empty() && url.password().is_none();
-    let host = url.host_str().ok_or(Wrong::Name)?;
     let host = Host::parse(host).map_err(|_| Wrong::Name)?;
-    // Nothing may be left for two parsers to read in two ways.
-    if url.scheme() != "https" || !named || url.fragment().is_some() {
+    let hex = |c: Option<char>| c.is_some_and(|c| c.is_ascii_hexdigit());
+    let encoded = path.split('%').skip(1).all(|part| {
+        let mut digits = part.chars();
+        hex(digits.next()) && hex(digits.next())
+    });
+    if !encoded {
         return Err(Wrong::Name);
     }
     Ok(Found {
