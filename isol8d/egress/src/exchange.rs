@@ -1,0 +1,219 @@
+//! One request from its head to its record.
+//!
+//! The record is written when the value is dropped, so that it is written
+//! exactly once whatever ends the request: an answer, a refusal, a client that
+//! leaves, the end of the run.
+
+use std::{
+    fmt::Display,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use isol8_core::egress::record::{Action, Record};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use crate::{
+    head::{Head, Refused, Target},
+    session::{Log, OverBytes, Session},
+};
+
+/// The most of a path, and of a method, that a record holds, in bytes.
+const MAX_LOGGED_BYTES: usize = 1 << 10;
+
+/// Bytes of one request between the proxy and its origin.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+pub(crate) struct Exchange {
+    session: Arc<Session>,
+    log: Log,
+    at: SystemTime,
+    began: Instant,
+    method: String,
+    host: String,
+    port: u16,
+    path: Option<String>,
+    action: Action,
+    /// Empty until something is decided.
+    reason: String,
+    tally: Arc<Tally>,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    fn new(session: &Arc<Session>, log: &Log, method: &str) -> Self {
+        Self {
+            session: Arc::clone(session),
+            log: Arc::clone(log),
+            at: SystemTime::now(),
+            began: Instant::now(),
+            method: cut(method).to_owned(),
+            host: String::new(),
+            port: 0,
+            path: None,
+            action: Action::Block,
+            reason: String::new(),
+            tally: Arc::default(),
+        }
+    }
+
+    pub(crate) fn begin(session: &Arc<Session>, log: &Log, head: &Head) -> Self {
+        let mut exchange = Self::new(session, log, head.method.as_str());
+        exchange.host = head.target.host().to_string();
+        exchange.port = head.target.port();
+        if let Target::Origin { path, .. } = &head.target {
+            exchange.path = Some(cut(path.as_str()).to_owned());
+        }
+        exchange
+    }
+
+    /// A head that was refused before anybody judged it.
+    pub(crate) fn refused(session: &Arc<Session>, log: &Log, refused: &Refused) -> Self {
+        let mut exchange = Self::new(session, log, &refused.method);
+        exchange.host.clone_from(&refused.host);
+        exchange.block(&refused.fault);
+        exchange
+    }
+
+    /// A connection that was turned away before it could ask anything.
+    pub(crate) fn turned_away(session: &Arc<Session>, log: &Log, reason: &str) {
+        Self::new(session, log, "").block(reason);
+    }
+
+    pub(crate) fn block(&mut self, reason: impl Display) {
+        self.action = Action::Block;
+        self.reason = reason.to_string();
+    }
+
+    pub(crate) fn allow(&mut self, reason: impl Display) {
+        self.action = Action::Allow;
+        self.reason = reason.to_string();
+    }
+
+    /// An allowed request that did not come to its end.
+    pub(crate) fn cut_off(&mut self) {
+        let why = if self.session.is_over_bytes() {
+            OverBytes.to_string()
+        } else if self.session.ended.is_cancelled() {
+            "the run ended".to_owned()
+        } else {
+            "the connection broke".to_owned()
+        };
+        self.reason = format!("cut off: {why}");
+    }
+
+    /// Counts what passes through `stream`, for this request and for the run.
+    pub(crate) fn meter<S>(&self, stream: S) -> Metered<S> {
+        Metered {
+            stream,
+            tally: Arc::clone(&self.tally),
+            session: Arc::clone(&self.session),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.reason.is_empty() {
+            self.cut_off();
+        }
+        let since = self
+            .at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        let record = Record {
+            timestamp_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            method: std::mem::take(&mut self.method),
+            host: std::mem::take(&mut self.host),
+            port: self.port,
+            path: self.path.take(),
+            action: self.action,
+            reason: std::mem::take(&mut self.reason),
+            bytes_in: self.tally.bytes_in.load(Relaxed),
+            bytes_out: self.tally.bytes_out.load(Relaxed),
+            duration: self.began.elapsed(),
+        };
+        self.session
+            .finish(record, self.action == Action::Block, &self.log);
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_LOGGED_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A stream to an origin whose bytes are counted and limited.
+#[derive(Debug)]
+pub(crate) struct Metered<S> {
+    stream: S,
+    tally: Arc<Tally>,
+    session: Arc<Session>,
+}
+
+impl<S> Metered<S> {
+    fn spend(&self, bytes_in: usize, bytes_out: usize) -> io::Result<()> {
+        let (bytes_in, bytes_out) = (bytes_in as u64, bytes_out as u64);
+        self.tally.bytes_in.fetch_add(bytes_in, Relaxed);
+        self.tally.bytes_out.fetch_add(bytes_out, Relaxed);
+        self.session
+            .spend(bytes_in, bytes_out)
+            .map_err(io::Error::other)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = out.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, out))?;
+        Poll::Ready(this.spend(out.filled().len() - before, 0))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        Poll::Ready(this.spend(0, count).map(|()| count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,146 @@
+//! What the two ends of one client connection tell each other.
+//!
+//! The guarded stream puts each checked head here before hyper can see its
+//! plain form; the service takes it when hyper calls. There is never more than
+//! one, so that a pipelining client cannot pile them up.
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use isol8_core::egress::{host::Host, rules::Rules};
+use tokio::time::Instant;
+
+use crate::{
+    head::{Fault, Head, Refused},
+    tunnel::Tunnel,
+};
+
+/// Where the request under way goes, as far as it was judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Heading {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    /// What is dialled, or was; empty before it is known.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Heading {
+    /// Whether these rules let it go on.
+    pub(crate) fn fits(&self, rules: &Rules) -> bool {
+        rules.judge_host(&self.host, self.port).is_ok()
+            && self
+                .addresses
+                .iter()
+                .all(|address| rules.judge_address(*address).is_ok())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    next: Option<Result<Box<Head>, Refused>>,
+    waiting: Option<Waker>,
+    is_busy: bool,
+    broken_body: Option<Fault>,
+    heading: Option<Heading>,
+    tunnel: Option<Tunnel>,
+    active: Instant,
+}
+
+impl Lane {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Inner {
+            next: None,
+            waiting: None,
+            is_busy: false,
+            broken_body: None,
+            heading: None,
+            tunnel: None,
+            active: Instant::now(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when the head before was taken.
+    pub(crate) fn poll_vacant(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.next.is_none() {
+            return Poll::Ready(());
+        }
+        inner.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn put(&self, head: Result<Box<Head>, Refused>) {
+        self.lock().next = Some(head);
+    }
+
+    /// Takes the head of the request that hyper begins to serve.
+    pub(crate) fn take(&self) -> Option<Result<Box<Head>, Refused>> {
+        let mut inner = self.lock();
+        inner.is_busy = true;
+        inner.broken_body = None;
+        inner.heading = None;
+        if let Some(waker) = inner.waiting.take() {
+            waker.wake();
+        }
+        inner.next.take()
+    }
+
+    /// Takes a head that nobody came to serve.
+    pub(crate) fn take_unserved(&self) -> Option<Result<Box<Head>, Refused>> {
+        self.lock().next.take()
+    }
+
+    /// The answer to the request was handed to hyper whole, or given up.
+    pub(crate) fn finish(&self) {
+        let mut inner = self.lock();
+        inner.is_busy = false;
+        inner.heading = None;
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.lock().is_busy
+    }
+
+    pub(crate) fn break_body(&self, fault: Fault) {
+        self.lock().broken_body = Some(fault);
+    }
+
+    pub(crate) fn broken_body(&self) -> Option<Fault> {
+        self.lock().broken_body.clone()
+    }
+
+    pub(crate) fn head_for(&self, heading: Heading) {
+        self.lock().heading = Some(heading);
+    }
+
+    pub(crate) fn heading(&self) -> Option<Heading> {
+        self.lock().heading.clone()
+    }
+
+    pub(crate) fn put_tunnel(&self, tunnel: Tunnel) {
+        self.lock().tunnel = Some(tunnel);
+    }
+
+    pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.lock().tunnel.take()
+    }
+
+    /// A byte passed on the client's side.
+    pub(crate) fn touch(&self) {
+        self.lock().active = Instant::now();
+    }
+
+    pub(crate) fn active(&self) -> Instant {
+        self.lock().active
+    }
+}

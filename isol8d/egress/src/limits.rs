@@ -1,0 +1,103 @@
+//! What one sandbox may use of the proxy, and for how long things may stand.
+
+use std::time::Duration;
+
+/// Connections of one sandbox at a time. Installers open a few dozen; 256
+/// leaves room and keeps one sandbox below a fraction of a process's files.
+pub const CONNECTIONS: usize = 256;
+
+/// Connections of all sandboxes together. Each costs two files and at most
+/// about 256 KiB of buffers, so this bounds the memory of the process.
+pub const CONNECTIONS_IN_ALL: usize = 1024;
+
+/// How long a request's head may take from its first byte, and a new
+/// connection until that byte: a slow head would hold a connection for ever.
+pub const HEAD: Duration = Duration::from_secs(15);
+
+/// How long a kept-alive connection may wait for its next request. Clients
+/// that pool connections drop them after a minute or so themselves.
+pub const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a tunnel or an exchange may pass no byte in either direction.
+/// Servers that compute before they answer are given five minutes.
+pub const STALL: Duration = Duration::from_secs(300);
+
+/// How long a tunnel's first TLS message may take.
+pub const HELLO: Duration = Duration::from_secs(10);
+
+/// How long a name may take to resolve.
+pub const RESOLVE: Duration = Duration::from_secs(10);
+
+/// How long a local lookup may take when an upstream proxy resolves anyway:
+/// behind such proxies names outside often do not resolve at all, and a lookup
+/// that nobody answers must not cost every request ten seconds.
+pub const RESOLVE_BESIDE_UPSTREAM: Duration = Duration::from_secs(2);
+
+/// How long all tries to connect may take together.
+pub const CONNECT: Duration = Duration::from_secs(15);
+
+/// How long one address may take, so that a dead first one leaves time for
+/// the others.
+pub const CONNECT_ONE: Duration = Duration::from_secs(5);
+
+/// Bytes of one run in both directions together. More than any package set;
+/// little enough that a program cannot fill a link for hours.
+pub const BYTES: u64 = 4 << 30;
+
+/// Bytes of log records of one run. At the end of it requests are refused,
+/// so that none passes unlogged.
+pub const LOG_BYTES: u64 = 4 << 20;
+
+/// How long [`Gate::close`](crate::Gate::close) waits for what was under way.
+/// Everything under way is told to end and needs no peer for it, so this is
+/// only reached when the machine is stuck.
+pub const CLOSE: Duration = Duration::from_secs(5);
+
+/// The limits of one sandbox. [`Limits::default`] is what the product uses;
+/// tests make them small.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// See [`CONNECTIONS`].
+    pub connections: usize,
+    /// See [`HEAD`].
+    pub head: Duration,
+    /// See [`IDLE`].
+    pub idle: Duration,
+    /// See [`STALL`].
+    pub stall: Duration,
+    /// See [`HELLO`].
+    pub hello: Duration,
+    /// See [`RESOLVE`].
+    pub resolve: Duration,
+    /// See [`RESOLVE_BESIDE_UPSTREAM`].
+    pub resolve_beside_upstream: Duration,
+    /// See [`CONNECT`].
+    pub connect: Duration,
+    /// See [`CONNECT_ONE`].
+    pub connect_one: Duration,
+    /// See [`BYTES`].
+    pub bytes: u64,
+    /// See [`LOG_BYTES`].
+    pub log_bytes: u64,
+    /// See [`CLOSE`].
+    pub close: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS,
+            head: HEAD,
+            idle: IDLE,
+            stall: STALL,
+            hello: HELLO,
+            resolve: RESOLVE,
+            resolve_beside_upstream: RESOLVE_BESIDE_UPSTREAM,
+            connect: CONNECT,
+            connect_one: CONNECT_ONE,
+            bytes: BYTES,
+            log_bytes: LOG_BYTES,
+            close: CLOSE,
+        }
+    }
+}

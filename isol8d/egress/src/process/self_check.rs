@@ -1,0 +1,103 @@
+//! Tries what the confined process must not be able to do.
+
+use std::{
+    ffi::CString,
+    fmt,
+    fs::{self, OpenOptions},
+    net::{TcpListener, ToSocketAddrs},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use rustix::{
+    net::{AddressFamily, SocketType, socket},
+    process::{Pid, Uid, test_kill_process},
+    thread::set_thread_uid,
+};
+
+use super::{ProcessError, confine};
+use crate::confine::{Confined, Landlock};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// What holds.
+    pub confined: Confined,
+    /// What could be done and must not be, or the other way round, each in a
+    /// few words. Empty: as it should be.
+    pub wrong: Vec<String>,
+}
+
+/// One line for each finding: first how it is confined, then what is wrong.
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let landlock = match self.confined.landlock {
+            Landlock::Full => "landlock",
+            Landlock::Partial => "an old landlock",
+            Landlock::Missing => "no landlock",
+        };
+        writeln!(f, "uid {}, seccomp, {landlock}", self.confined.uid)?;
+        self.wrong.iter().try_for_each(|wrong| writeln!(f, "{wrong}"))
+    }
+}
+
+/// Confines this process as [`super::main`] does and then tries things. Where
+/// there is Landlock, none of `hidden` may be opened.
+///
+/// # Errors
+/// It cannot be confined.
+pub fn run(uid: Option<u32>, hidden: &[PathBuf]) -> Result<Findings, ProcessError> {
+    let (confined, _) = confine(uid)?;
+    let mut wrong: Vec<String> = forbidden()
+        .into_iter()
+        .filter(|(_, done)| *done)
+        .map(|(what, _)| format!("it can {what}"))
+        .collect();
+    let hidden = hidden.iter().filter(|_| confined.landlock != Landlock::Missing);
+    for path in hidden.filter(|path| is_open(path)) {
+        wrong.push(format!("it can read `{}`", path.display()));
+    }
+    if ("localhost", 0).to_socket_addrs().is_err() {
+        wrong.push("it cannot look names up".to_owned());
+    }
+    let thread = thread::Builder::new().spawn(|| {});
+    if thread.is_err() {
+        wrong.push("it cannot start threads".to_owned());
+    }
+    Ok(Findings { confined, wrong })
+}
+
+fn is_open(path: &Path) -> bool {
+    fs::read_dir(path).is_ok() || fs::File::open(path).is_ok()
+}
+
+/// What must fail, and whether it went through.
+fn forbidden() -> Vec<(&'static str, bool)> {
+    let makes = |family, kind| socket(family, kind, None).is_ok();
+    let executes = |path: &str| {
+        let path = CString::new(path).unwrap_or_default();
+        // Comes back only when it fails.
+        nix::unistd::execv(&path, &[&path]).is_ok()
+    };
+    let parent = rustix::process::getppid().or(Pid::from_raw(1));
+    vec![
+        ("make a Unix socket", makes(AddressFamily::UNIX, SocketType::STREAM)),
+        ("make a Unix datagram socket", makes(AddressFamily::UNIX, SocketType::DGRAM)),
+        ("make a raw socket", makes(AddressFamily::INET, SocketType::RAW)),
+        ("make a packet socket", makes(AddressFamily::PACKET, SocketType::DGRAM)),
+        ("make a pair of sockets", crate::control::pair().is_ok()),
+        ("listen on a port", TcpListener::bind(("127.0.0.1", 0)).is_ok()),
+        ("run a program", executes("/bin/true")),
+        ("start a process", Command::new("/bin/true").spawn().is_ok()),
+        ("write to a file", OpenOptions::new().write(true).open("/dev/null").is_ok()),
+        ("become root", set_thread_uid(Uid::ROOT).is_ok()),
+        ("signal the daemon", parent.is_some_and(|pid| test_kill_process(pid).is_ok())),
+        ("raise its limits", raises_limits()),
+    ]
+}
+
+fn raises_limits() -> bool {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    setrlimit(Resource::Nofile, getrlimit(Resource::Nofile)).is_ok()
+}
