@@ -123,15 +123,21 @@ pub(crate) struct RunArgs {
     /// Stream our standard input to the program, even from a terminal
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Install a package before the run (repeatable; not there yet)
+    /// Install a package before the run (repeatable); brings `--net filtered`,
+    /// open to the registry, unless --net is given
     #[arg(long, value_name = "PACKAGE", allow_hyphen_values = true)]
     pub(crate) install: Vec<String>,
+    /// Install into the sandbox of this run alone: neither use nor fill the
+    /// cache of packages
+    #[arg(long)]
+    pub(crate) no_install_cache: bool,
 
-    /// What the program can reach: none, host or filtered [default: none;
-    /// filtered is not there yet]
+    /// What the program can reach: none, host or filtered (HTTP and HTTPS to
+    /// the hosts that the lists let through) [default: none]
     #[arg(long, value_name = "MODE", help_heading = "Network")]
     pub(crate) net: Option<String>,
-    /// Hosts that `filtered` lets through, a regex (repeatable; not there yet)
+    /// Hosts that `filtered` lets through: a regex that must match the whole
+    /// name (repeatable) [default: the configuration's list]
     #[arg(
         long,
         value_name = "REGEX",
@@ -139,7 +145,8 @@ pub(crate) struct RunArgs {
         help_heading = "Network"
     )]
     pub(crate) allow: Vec<String>,
-    /// Hosts that `filtered` blocks, a regex (repeatable; not there yet)
+    /// Hosts that `filtered` blocks: a regex that may match anywhere in the
+    /// name (repeatable) [default: the configuration's list]
     #[arg(
         long,
         value_name = "REGEX",
@@ -147,7 +154,8 @@ pub(crate) struct RunArgs {
         help_heading = "Network"
     )]
     pub(crate) deny: Vec<String>,
-    /// Print the requests of `filtered` as JSON lines at the end (not there yet)
+    /// Print the requests of `filtered`, allowed and blocked, as JSON lines on
+    /// stderr at the end
     #[arg(long, help_heading = "Network")]
     pub(crate) log_network: bool,
 

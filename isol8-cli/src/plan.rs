@@ -6,6 +6,8 @@
 
 mod later;
 mod limits;
+mod network;
+mod packages;
 mod source;
 mod variables;
 
@@ -17,7 +19,7 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     sandbox::{EngineKind, ImageName},
 };
-use isol8_proto::v1::{Engine, NetworkMode, Runtime as WireRuntime, Start};
+use isol8_proto::v1::{Engine, Runtime as WireRuntime, Start};
 
 use crate::args::RunArgs;
 
@@ -65,6 +67,8 @@ pub(crate) struct World<'a> {
     pub(crate) config: &'a Config,
     /// The configuration was found in a file, so its values beat the daemon's.
     pub(crate) configured: bool,
+    /// Whether that file has this dotted key.
+    pub(crate) given: &'a dyn Fn(&str) -> bool,
 }
 
 /// Checks everything and reads the program.
@@ -81,9 +85,11 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let image = image(args.image.as_deref())?;
     let env = variables::plain(&args.env)?;
     let secrets = variables::secret(&args.secret, world.env)?;
-    let network = later::check(&args, world.env)?;
+    let install = packages::packages(&args, runtime)?;
+    let reach = network::reach(&args, world)?;
+    later::check(&args, world.env)?;
     let program = source::read(&source, runtime, world)?;
-    let mut warnings = Vec::new();
+    let mut warnings = reach.warnings;
     if image.is_empty() && world.config.dependencies.contains_key(&runtime) {
         warnings.push(format!(
             "custom images are not there yet: the packages of `dependencies.{runtime}` are missing"
@@ -101,7 +107,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         code: program.code,
         extension: program.extension,
         engine: engine.into(),
-        network: network.into(),
+        network: reach.mode.into(),
         limits: Some(limits),
         writable: args.writable || !world.config.defaults.readonly_root,
         image,
@@ -109,7 +115,10 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         secrets,
         stdin: stdin != Stdin::Closed,
         buffered: args.no_stream || args.json,
-        ..Start::default()
+        install,
+        no_install_cache: args.no_install_cache,
+        filter: reach.filter,
+        log_network: args.log_network,
     };
     Ok(Plan {
         start,
@@ -175,16 +184,6 @@ fn image(flag: Option<&str>) -> Result<String, Failure> {
         wrong(error.to_string()).hint("write it like `--image python:3.13-slim`")
     })?;
     Ok(name.as_str().to_owned())
-}
-
-fn network(flag: Option<&str>) -> Result<NetworkMode, Failure> {
-    match flag {
-        None | Some("none") => Ok(NetworkMode::None),
-        Some("host") => Ok(NetworkMode::Host),
-        Some("filtered") => Ok(NetworkMode::Filtered),
-        Some(other) => Err(wrong(format!("`{other}` is not a network mode"))
-            .hint("choose `--net none`, `host` or `filtered`")),
-    }
 }
 
 #[cfg(test)]

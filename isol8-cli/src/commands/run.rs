@@ -6,7 +6,10 @@ use std::{
     io::{self, Read as _},
 };
 
-use isol8_core::failure::{Failure, FailureKind};
+use isol8_core::{
+    config::Source,
+    failure::{Failure, FailureKind},
+};
 use isol8_proto::v1::Limits;
 use jiff::Timestamp;
 use rustix::{fs::FileType, stdio};
@@ -36,6 +39,7 @@ pub(super) fn run(args: RunArgs, paths: &Paths, console: &Console) -> Result<Exi
         env: &|name| env::var_os(name),
         config: &settings.config,
         configured: settings.file.is_some(),
+        given: &|key| *settings.source(key) != Source::Default,
     };
     let plan = plan::plan(args, &mut world)?;
     for warning in &plan.warnings {

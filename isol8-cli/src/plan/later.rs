@@ -5,94 +5,34 @@
 use std::ffi::OsString;
 
 use isol8_core::failure::{Failure, FailureKind};
-use isol8_proto::v1::NetworkMode;
-use regex::Regex;
 
-use super::{network, wrong};
+use super::wrong;
 use crate::args::RunArgs;
 
 const LONGEST_SESSION_NAME: usize = 64;
 
-/// What the program may reach, if nothing was asked that is not there yet.
-pub(super) fn check(
-    args: &RunArgs,
-    env: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<NetworkMode, Failure> {
-    args.install.iter().try_for_each(|name| package(name))?;
-    patterns("--allow", &args.allow)?;
-    patterns("--deny", &args.deny)?;
-    let network = match (network(args.net.as_deref())?, &args.net) {
-        (_, None) if !args.install.is_empty() => NetworkMode::Filtered,
-        (network, _) => network,
-    };
-    filtered_only(args, network)?;
+/// Refuses what was asked for and is not there yet.
+pub(super) fn check(args: &RunArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
     if let Some(name) = &args.session {
         session(name)?;
     }
     remote(args, env)?;
-    let refused = if args.host.is_some() {
-        "--host"
-    } else if !args.install.is_empty() {
-        "--install"
-    } else if network == NetworkMode::Filtered {
-        "--net filtered"
-    } else if args.session.is_some() {
-        "--session"
-    } else if args.persistent {
-        "--persistent"
-    } else if args.persist {
-        "--persist"
-    } else {
-        return Ok(network);
-    };
-    Err(not_yet(refused))
+    let flags = [
+        ("--host", args.host.is_some()),
+        ("--session", args.session.is_some()),
+        ("--persistent", args.persistent),
+        ("--persist", args.persist),
+    ];
+    match flags.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(not_yet(flag)),
+        None => Ok(()),
+    }
 }
 
 /// The one way in which a feature to come is refused.
 pub(crate) fn not_yet(what: &str) -> Failure {
     Failure::new(FailureKind::NotYet, format!("`{what}` is not there yet"))
         .hint("leave it out; a later version brings it")
-}
-
-fn patterns(flag: &str, given: &[String]) -> Result<(), Failure> {
-    for pattern in given {
-        Regex::new(pattern).map_err(|error| {
-            wrong(format!("`{flag}` with an invalid regular expression"))
-                .cause(error.to_string())
-                .hint(format!(
-                    "a host is written like `{flag} '^api\\.example\\.com$'`"
-                ))
-        })?;
-    }
-    Ok(())
-}
-
-fn filtered_only(args: &RunArgs, network: NetworkMode) -> Result<(), Failure> {
-    if network == NetworkMode::Filtered {
-        return Ok(());
-    }
-    let flags = [
-        ("--allow", !args.allow.is_empty()),
-        ("--deny", !args.deny.is_empty()),
-        ("--log-network", args.log_network),
-    ];
-    match flags.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(
-            wrong(format!("`{flag}` does nothing without a filtered network"))
-                .hint("add `--net filtered`"),
-        ),
-        None => Ok(()),
-    }
-}
-
-/// Version specifiers, scopes and URLs are fine; options and shell syntax are not.
-fn package(name: &str) -> Result<(), Failure> {
-    let shell = |c: char| c.is_whitespace() || c.is_control() || ";|&$`(){}\\'\"".contains(c);
-    if name.is_empty() || name.starts_with('-') || name.contains(shell) {
-        return Err(wrong(format!("`{name}` is not a package name"))
-            .hint("write it like `--install numpy` or `--install 'numpy>=2'`"));
-    }
-    Ok(())
 }
 
 fn session(name: &str) -> Result<(), Failure> {

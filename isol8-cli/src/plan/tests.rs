@@ -1,11 +1,13 @@
 //! What is typed, and what is asked for; in [`refusals`], what is not.
 
+mod network;
 mod refusals;
 
 use std::{collections::BTreeMap, fs};
 
 use clap::Parser as _;
 use isol8_core::{quantity::ByteSize, runtime::Runtime};
+use isol8_proto::v1::NetworkMode;
 
 use super::*;
 use crate::args::{Args, Command};
@@ -16,6 +18,8 @@ struct Place {
     env: &'static [(&'static str, &'static str)],
     config: Config,
     configured: bool,
+    /// The keys of its file.
+    given: &'static [&'static str],
 }
 
 impl Default for Place {
@@ -26,6 +30,7 @@ impl Default for Place {
             env: &[],
             config: Config::default(),
             configured: false,
+            given: &[],
         }
     }
 }
@@ -53,6 +58,7 @@ fn planned(place: &Place, argv: &[&str]) -> Result<Plan, Failure> {
         env: &lookup,
         config: &place.config,
         configured: place.configured,
+        given: &|key| place.given.contains(&key),
     };
     plan(typed(argv), &mut world)
 }
@@ -347,8 +353,14 @@ fn a_wrong_flag_never_waits_for_stdin() {
         env: &|_| None,
         config: &config,
         configured: false,
+        given: &|_| false,
     };
-    for argv in [["--memory", "x"], ["--net", "filtered"], ["--install", "a"]] {
+    for argv in [
+        ["--memory", "x"],
+        ["--session", "s"],
+        ["--install", ""],
+        ["--net", "x"],
+    ] {
         assert!(plan(typed(&argv), &mut world).is_err());
     }
 }

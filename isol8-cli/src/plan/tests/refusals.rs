@@ -208,50 +208,102 @@ fn wrong_quantities_are_told() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_checked_and_then_refused() {
-    refused(
-        &["-e", "1", "--net", "filtered"],
+fn wrong_patterns_are_shown() {
+    let filtered = |argv: &[&str], expected| {
+        let argv: Vec<&str> = ["-e", "1", "--net=filtered"]
+            .iter()
+            .chain(argv)
+            .copied()
+            .collect();
+        refused(&argv, expected);
+    };
+    filtered(
+        &["--allow", "a["],
         &expect![[r#"
-        NotYet: `--net filtered` is not there yet
-        hint: leave it out; a later version brings it
+        InvalidRequest: wrong pattern for `--allow`
+        cause: unclosed character class
+            a[
+             ^
+        hint: a host is written like `--allow '^api\.example\.com$'`
     "#]],
     );
-    refused(
-        &["-e", "1", "--install", "numpy>=2"],
+    filtered(
+        &["--deny", "ok", "--deny", "(x"],
         &expect![[r#"
-        NotYet: `--install` is not there yet
-        hint: leave it out; a later version brings it
+        InvalidRequest: wrong pattern for `--deny`, number 2
+        cause: unclosed group
+            (x
+            ^
+        hint: a host is written like `--deny '^api\.example\.com$'`
     "#]],
     );
-    refused(
-        &["-e", "1", "--install", "--index=x"],
+    filtered(
+        &["--allow", ""],
         &expect![[r#"
-        InvalidRequest: `--index=x` is not a package name
-        hint: write it like `--install numpy` or `--install 'numpy>=2'`
+        InvalidRequest: wrong pattern for `--allow`
+        cause: a pattern must not be empty
+        hint: a host is written like `--allow '^api\.example\.com$'`
     "#]],
     );
-    refused(
-        &["-e", "1", "--install", "a;b"],
+    filtered(
+        &["--allow", "münchen"],
         &expect![[r#"
-        InvalidRequest: `a;b` is not a package name
-        hint: write it like `--install numpy` or `--install 'numpy>=2'`
+        InvalidRequest: wrong pattern for `--allow`
+        cause: hosts are matched in their ASCII form (`xn--…`), which has no `ü`
+            münchen
+             ^
+        hint: a host is written like `--allow '^api\.example\.com$'`
     "#]],
+    );
+    filtered(
+        &["--deny", "((a{999}){999}){999}"],
+        &expect![[r#"
+        InvalidRequest: wrong pattern for `--deny`
+        cause: the pattern is too large once it is compiled; use fewer or smaller repetitions
+        hint: a host is written like `--deny '^api\.example\.com$'`
+    "#]],
+    );
+    filtered(
+        &["--allow=x"; 1001],
+        &expect![[r#"
+            InvalidRequest: there are 1001 patterns; at most 1000 are taken
+            hint: several hosts fit into one pattern: `^(api|files)\.example\.com$`
+        "#]],
     );
     refused(
         &["-e", "1", "--install", "a", "--allow", "["],
         &expect![[r#"
-            InvalidRequest: `--allow` with an invalid regular expression
-            cause: regex parse error:
-                [
-                ^
-            error: unclosed character class
-            hint: a host is written like `--allow '^api\.example\.com$'`
-        "#]],
+        InvalidRequest: wrong pattern for `--allow`
+        cause: unclosed character class
+            [
+            ^
+        hint: a host is written like `--allow '^api\.example\.com$'`
+    "#]],
     );
+    // A list of the configuration that no host can match.
+    let mut place = Place {
+        given: &["network.blacklist"],
+        ..Place::default()
+    };
+    place.config.network.blacklist = vec!["é".parse().expect("a pattern")];
+    let failure = planned(&place, &["-e", "1", "--net=filtered"]).expect_err("it is wrong");
+    assert_eq!(failure.message, "wrong pattern for `network.blacklist`");
+    assert!(planned(&place, &["-e", "1"]).is_ok());
+}
+
+#[test]
+fn flags_of_the_filtered_network_need_it() {
     refused(
         &["-e", "1", "--deny", "x"],
         &expect![[r#"
         InvalidRequest: `--deny` does nothing without a filtered network
+        hint: add `--net filtered`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--net=host", "--allow", "x"],
+        &expect![[r#"
+        InvalidRequest: `--allow` does nothing without a filtered network
         hint: add `--net filtered`
     "#]],
     );
@@ -262,6 +314,89 @@ fn what_is_not_there_yet_is_checked_and_then_refused() {
         hint: add `--net filtered`
     "#]],
     );
+    refused(
+        &["-e", "1", "--install=a", "--net=none", "--log-network"],
+        &expect![[r#"
+            InvalidRequest: `--log-network` does nothing without a filtered network
+            hint: add `--net filtered`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "--no-install-cache"],
+        &expect![[r#"
+        InvalidRequest: `--no-install-cache` does nothing without packages
+        hint: name them with `--install`, or leave it out
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_no_package_is_told() {
+    refused(
+        &["-e", "1", "--install", "--index=x"],
+        &expect![[r#"
+        InvalidRequest: `--index=x` is an option, not a package
+        hint: write it like `--install 'numpy>=2'`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "a;b"],
+        &expect![[r#"
+        InvalidRequest: `a;b` is not a python package: it holds `;`
+        hint: write it like `--install 'numpy>=2'`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "numpy,rich"],
+        &expect![[r#"
+        InvalidRequest: `numpy,rich` is not a python package; write it like `numpy`, `requests[socks]` or `numpy>=2,<3`
+        hint: give each package an `--install` of its own
+    "#]],
+    );
+    refused(
+        &["-e", "1", "--install", "numpy rich"],
+        &expect![[r#"
+        InvalidRequest: `numpy rich` is not a python package: it holds ` `
+        hint: give each package an `--install` of its own
+    "#]],
+    );
+    refused(
+        &["-e", "1", "-r", "node", "--install", "../x"],
+        &expect![[r#"
+            InvalidRequest: `../x` is not a node package: only names of a registry are taken, no paths, archives, URLs or repositories
+            hint: write it like `--install lodash@4`
+        "#]],
+    );
+    refused(
+        &["-e", "1", "-r", "deno", "--install", "x"],
+        &expect![[r#"
+        InvalidRequest: `x` is not a deno package: only `npm:`, `jsr:` and `https:` are taken
+        hint: write it like `--install npm:chalk@5`
+    "#]],
+    );
+    refused(
+        &["-e", "1", "-r", "bash", "--install", ""],
+        &expect![[r#"
+        InvalidRequest: a package must not be empty
+        hint: write it like `--install jq`
+    "#]],
+    );
+    let many: Vec<String> = (0..101).map(|n| format!("--install=p{n}")).collect();
+    let many: Vec<&str> = ["-e", "1"]
+        .into_iter()
+        .chain(many.iter().map(String::as_str))
+        .collect();
+    refused(
+        &many,
+        &expect![[r#"
+        InvalidRequest: there are 101 packages; one run has at most 100
+        hint: give an image that has them already with `--image`
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_not_there_yet_is_checked_and_then_refused() {
     refused(
         &["-e", "1", "--persistent"],
         &expect![[r#"
