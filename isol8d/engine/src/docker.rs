@@ -4,7 +4,8 @@
 //! Reading order: how an engine is asked ([`client`]), what a container is from
 //! its creation to its removal ([`container`]), who is responsible for it
 //! meanwhile ([`live`]), what it has used ([`accounting`]); then images
-//! ([`image`], [`pull`], [`build`]) and what can be wrong ([`doctor`]).
+//! ([`image`], [`pull`], [`builder`], [`build`], [`derive`]) and what can be wrong
+//! ([`doctor`]).
 //!
 //! A sandbox is made by a task of its own, which a dropped future does not
 //! stop: it sees that nobody wants its work, and undoes it. The engine has no
@@ -41,6 +42,7 @@ use crate::{
 
 mod accounting;
 mod build;
+mod builder;
 mod client;
 mod container;
 mod derive;

@@ -4,20 +4,19 @@
 //! the same hash, and then there is nothing to do.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     path::Path,
 };
 
-use bollard::query_parameters::{BuildImageOptionsBuilder, RemoveImageOptionsBuilder};
-use data_encoding::HEXLOWER;
+use bollard::query_parameters::RemoveImageOptionsBuilder;
 use isol8_core::{
     failure::{Failure, FailureKind},
     runtime::Runtime,
 };
-use sha2::{Digest, Sha256};
 
 use super::{
     Inner,
+    builder::{Broken, Order, fingerprint},
     client::REMOVE,
     image::{self, LABEL_RUNTIME, base_tag},
     pull,
@@ -25,20 +24,18 @@ use super::{
 use crate::{Built, ImageInfo, Progress, hardening::LABEL_MANAGED};
 
 const DOCKERFILE: &str = include_str!("../../../../images/Dockerfile");
-/// The name that the Dockerfile knows the authorities by.
-const CA_BUNDLE: &str = "ca-bundle.crt";
+/// The name that a Dockerfile knows the authorities by.
+pub(super) const CA_BUNDLE: &str = "ca-bundle.crt";
 /// A bundle of every public authority has a quarter of a megabyte.
 const MAX_CA_BUNDLE_BYTES: u64 = 4 << 20;
 
 /// The hash of an image's inputs.
-const LABEL_INPUTS: &str = "isol8.inputs";
+pub(super) const LABEL_INPUTS: &str = "isol8.inputs";
 /// The id of the image that it was built on.
-const LABEL_BASE: &str = "isol8.base";
+pub(super) const LABEL_BASE: &str = "isol8.base";
 /// Counts up when labels or the build's own settings change their meaning.
 const SCHEME: &str = "1";
 
-/// Lines of a failed build that go into the failure.
-const LAST_LINES: usize = 20;
 /// The engine's own names for a proxy: they reach the build and are not kept in
 /// the image, nor do they count as inputs.
 const PROXIES: [&str; 8] = [
@@ -73,22 +70,16 @@ pub(super) enum Standing {
 }
 
 impl Inputs {
-    /// Each part with its length, so that no two lists of parts look the same.
     fn hash(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut add = |part: &[u8]| {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        };
-        for part in [SCHEME, DOCKERFILE, self.runtime.name(), &self.base_id] {
-            add(part.as_bytes());
-        }
-        add(&self.ca_bundle);
-        for (name, value) in &self.arguments {
-            add(name.as_bytes());
-            add(value.as_bytes());
-        }
-        HEXLOWER.encode(&hash.finalize())
+        let fixed = [SCHEME, DOCKERFILE, self.runtime.name(), &self.base_id];
+        let arguments = self.arguments.iter();
+        fingerprint(
+            fixed
+                .map(str::as_bytes)
+                .into_iter()
+                .chain([self.ca_bundle.as_slice()])
+                .chain(arguments.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()])),
+        )
     }
 
     fn labels(&self) -> HashMap<String, String> {
@@ -98,23 +89,6 @@ impl Inputs {
             (LABEL_INPUTS.into(), self.hash()),
             (LABEL_BASE.into(), self.base_id.clone()),
         ])
-    }
-
-    fn context(&self) -> Vec<u8> {
-        let mut archive = tar::Builder::new(Vec::new());
-        let files = [
-            ("Dockerfile", DOCKERFILE.as_bytes()),
-            (CA_BUNDLE, self.ca_bundle.as_slice()),
-        ];
-        for (name, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            archive
-                .append_data(&mut header, name, content)
-                .expect("a vector takes every byte");
-        }
-        archive.into_inner().expect("a vector takes every byte")
     }
 }
 
@@ -201,16 +175,20 @@ impl Inner {
             (Err(asked), Some(built_on)) if asked.is_missing() => built_on.to_owned(),
             (Err(asked), _) => return Err(asked.into()),
         };
-        let ca_bundle = match &self.settings.ca_bundle {
-            Some(path) => read_bundle(path).await?,
-            None => Vec::new(),
-        };
         Ok(Inputs {
             runtime,
             base_id,
-            ca_bundle,
+            ca_bundle: self.ca_bundle().await?,
             arguments: BTreeMap::from([("BASE".into(), base.clone())]),
         })
+    }
+
+    /// The authorities of `network.caBundle`; empty where there is none.
+    pub(super) async fn ca_bundle(&self) -> Result<Vec<u8>, Failure> {
+        match &self.settings.ca_bundle {
+            Some(path) => read_bundle(path).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn need_base_image(&self, progress: Progress<'_>) -> Result<(), Failure> {
@@ -229,57 +207,36 @@ impl Inner {
         force: bool,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
-        const CALL: &str = "build an image";
-        let proxies = PROXIES.into_iter().filter_map(|name| {
-            let value = std::env::var(name).ok()?;
-            Some((name.to_owned(), value))
-        });
-        let arguments: HashMap<String, String> = inputs
-            .arguments
-            .clone()
-            .into_iter()
-            .chain(proxies)
-            .collect();
-        let options = BuildImageOptionsBuilder::new()
-            .dockerfile("Dockerfile")
-            .t(tag)
-            .target(inputs.runtime.name())
-            .buildargs(&arguments)
-            .labels(&inputs.labels())
-            .nocache(force)
-            .rm(true)
-            .forcerm(true)
-            .build();
-        let docker = self.client.docker(CALL)?;
+        let arguments = inputs.arguments.clone().into_iter().chain(proxies());
+        let order = Order {
+            tag,
+            files: &[
+                ("Dockerfile", DOCKERFILE.as_bytes()),
+                (CA_BUNDLE, &inputs.ca_bundle),
+            ],
+            target: inputs.runtime.name(),
+            arguments: arguments.collect(),
+            labels: inputs.labels(),
+            nocache: force,
+            bounds: None,
+        };
         progress(&format!("building {tag}"));
-        let body = bollard::body_full(inputs.context().into());
-        let mut lines = Lines::default();
-        let stream = docker.build_image(options, None, Some(body));
-        let result = pull::follow(&self.client, CALL, stream, |info| {
-            if let Some(error) = info.error_detail.and_then(|detail| detail.message) {
-                return Err(bollard::errors::Error::DockerStreamError { error });
-            }
-            lines.push(info.stream.as_deref().unwrap_or_default(), progress);
-            Ok(())
-        })
-        .await;
-        lines.push("\n", progress);
-        result.map_err(|asked| {
-            let answered = asked.is_answer();
-            let failure = Failure::from(asked);
-            if answered {
-                self.build_failed(tag, &failure, &lines)
+        let built = self.order(&order, progress).await;
+        built.map_err(|broken| {
+            if broken.answered {
+                self.build_failed(tag, &broken)
             } else {
-                failure
+                broken.failure
             }
         })
     }
 
-    fn build_failed(&self, tag: &str, cause: &Failure, lines: &Lines) -> Failure {
+    fn build_failed(&self, tag: &str, broken: &Broken) -> Failure {
         let failure = Failure::new(FailureKind::ImageBuild, format!("cannot build `{tag}`"));
-        let failure = cause.causes.iter().fold(failure, Failure::cause);
-        let last: Vec<&str> = lines.last.iter().map(String::as_str).collect();
-        let failure = failure.cause(format!("the last lines were:\n{}", last.join("\n")));
+        let causes = broken.failure.causes.iter();
+        let failure = causes.fold(failure, Failure::cause);
+        let last = broken.lines.join("\n");
+        let failure = failure.cause(format!("the last lines were:\n{last}"));
         match &self.settings.ca_bundle {
             Some(path) => failure.hint(format!(
                 "the build used the authorities of `{}` and this host's proxy settings; \
@@ -323,6 +280,14 @@ impl Inner {
     }
 }
 
+/// The proxies of this process's environment, as build arguments.
+pub(super) fn proxies() -> impl Iterator<Item = (String, String)> {
+    PROXIES.into_iter().filter_map(|name| {
+        let value = std::env::var(name).ok()?;
+        Some((name.to_owned(), value))
+    })
+}
+
 async fn read_bundle(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |cause: String| {
         Failure::new(
@@ -343,44 +308,8 @@ async fn read_bundle(path: &Path) -> Result<Vec<u8>, Failure> {
     bundle.map_err(|error| failed(error.to_string()))
 }
 
-/// Makes lines of the pieces of a build's output and keeps the last.
-#[derive(Debug, Default)]
-struct Lines {
-    open: String,
-    last: VecDeque<String>,
-}
-
-impl Lines {
-    fn push(&mut self, piece: &str, progress: Progress<'_>) {
-        self.open.push_str(piece);
-        while let Some((line, rest)) = self.open.split_once('\n') {
-            let line = printable(line);
-            self.open = rest.to_owned();
-            if line.is_empty() {
-                continue;
-            }
-            progress(&line);
-            if self.last.len() == LAST_LINES {
-                self.last.pop_front();
-            }
-            self.last.push_back(line);
-        }
-    }
-}
-
-/// What a terminal would show at the end of a line, without escapes: package
-/// scripts print what they like, and it goes to a person's terminal.
-fn printable(line: &str) -> String {
-    let shown = line.trim_end_matches('\r');
-    let shown = shown.rsplit('\r').next().unwrap_or_default();
-    let shown: String = shown.chars().filter(|c| !c.is_control()).collect();
-    shown.trim_end().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, sync::Mutex};
-
     use super::*;
 
     fn inputs() -> Inputs {
@@ -418,41 +347,10 @@ mod tests {
     }
 
     #[test]
-    fn the_context_holds_two_files() {
-        let context = inputs().context();
-        let mut archive = tar::Archive::new(context.as_slice());
-        let mut files = BTreeMap::new();
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let name = entry.path().unwrap().display().to_string();
-            let mut text = String::new();
-            entry.read_to_string(&mut text).unwrap();
-            files.insert(name, text);
-        }
-        assert_eq!(files["ca-bundle.crt"], "pem");
-        assert_eq!(files["Dockerfile"], DOCKERFILE);
-        assert_eq!(files.len(), 2);
+    fn every_runtime_has_its_stage() {
         for runtime in Runtime::ALL {
             let target = format!(" AS {runtime}\n");
             assert!(DOCKERFILE.contains(&target), "no stage{target}");
         }
-    }
-
-    #[test]
-    fn pieces_become_lines_without_escapes() {
-        let seen = Mutex::new(Vec::new());
-        let progress = |line: &str| seen.lock().unwrap().push(line.to_owned());
-        let mut lines = Lines::default();
-        for piece in ["Step 1", "/2\n\n", "10%\r100%\r\n\u{1b}[31mred\n", "tail"] {
-            lines.push(piece, &progress);
-        }
-        lines.push("\n", &progress);
-        let expected = ["Step 1/2", "100%", "[31mred", "tail"];
-        assert_eq!(*seen.lock().unwrap(), expected);
-        for n in 0..50 {
-            lines.push(&format!("{n}\n"), &progress);
-        }
-        assert_eq!(lines.last.len(), LAST_LINES);
-        assert_eq!(lines.last.back().unwrap(), "49");
     }
 }

@@ -23,9 +23,11 @@ use crate::{
 };
 
 /// What the tags of all images of ours begin with.
-const OWN_NAME: &str = "isol8:";
+pub(super) const OWN_NAME: &str = "isol8:";
 /// The runtime of a base image.
 pub(super) const LABEL_RUNTIME: &str = "isol8.runtime";
+/// Set to `1` on an image that we made from somebody else's.
+pub(super) const LABEL_FOREIGN: &str = "isol8.foreign";
 
 /// A tag may move by other hands: it is looked up again after so long. An id
 /// that has gone is noticed at once.
@@ -159,7 +161,9 @@ impl Images {
 impl Image {
     fn read(inspected: ImageInspect, runtime: Runtime, reference: &str) -> Result<Self, Failure> {
         // Images that people build on ours inherit its labels, but not its name.
-        let ours = reference.starts_with(OWN_NAME) && is_base(&inspected, runtime);
+        let ours = reference.starts_with(OWN_NAME)
+            && is_base(&inspected, runtime)
+            && label_of(&inspected, LABEL_FOREIGN) != Some("1");
         let config = inspected.config.unwrap_or_default();
         let volumes = config.volumes.unwrap_or_default();
         if let Some(path) = volumes
@@ -373,6 +377,9 @@ mod tests {
             read(Runtime::Python, "isol8:node"),
             ("python3".into(), false)
         );
+        let foreign = [&labels[..], &[(LABEL_FOREIGN, "1")]].concat();
+        let image = Image::read(inspected(&foreign, &[]), Runtime::Node, "isol8:node-1").unwrap();
+        assert_eq!(image.interpreter.program, "node", "made from another's");
         // Labels are inherited by what is built on it.
         assert_eq!(read(Runtime::Node, "mine:1"), ("node".into(), false));
     }

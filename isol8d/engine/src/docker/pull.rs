@@ -7,7 +7,10 @@ use futures_util::{Stream, StreamExt};
 use isol8_core::failure::{Failure, FailureKind};
 use tokio::time::timeout;
 
-use super::client::{Asked, Budget, Client};
+use super::{
+    client::{Asked, Budget, Client},
+    image::OWN_NAME,
+};
 use crate::Progress;
 
 /// Silence in a stream after which an engine is given up: a mirror may be slow.
@@ -35,11 +38,12 @@ pub(super) async fn pull(
             .fold(failure, Failure::cause)
             .hint(format!("find out why with `docker pull {reference}`"))
     };
-    if reference.starts_with("sha256:") {
-        // An id has no registry.
+    if reference.starts_with("sha256:") || reference.starts_with(OWN_NAME) {
+        // An id has no registry, and neither has what isol8 makes: whatever
+        // somebody publishes under that name is not it.
         return Err(lost(Failure::new(
             FailureKind::ImageMissing,
-            "no image has this id",
+            "it can only be made here",
         )));
     }
     let docker = client.docker(CALL)?;

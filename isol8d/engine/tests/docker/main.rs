@@ -10,4 +10,5 @@ mod bench;
 
 mod images;
 mod life;
+mod packages;
 mod trouble;
