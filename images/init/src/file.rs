@@ -19,7 +19,7 @@ use nix::{
 
 use crate::command::failed;
 
-const ROOT: &str = "/sandbox";
+pub(crate) const ROOT: &str = "/sandbox";
 
 /// For files that come without one.
 const USUAL_MODE: u32 = 0o644;
@@ -161,7 +161,13 @@ fn folder_flags() -> OFlag {
     OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
-fn beneath(folder: &OwnedFd, name: &Path, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+/// Opens what has this name below a folder, if no link is on the way.
+pub(crate) fn beneath(
+    folder: &OwnedFd,
+    name: &Path,
+    flags: OFlag,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new()
         .flags(flags)
         .mode(mode)
@@ -179,7 +185,7 @@ fn remove_regular(folder: &OwnedFd, name: &Path) -> Result<(), Errno> {
 }
 
 /// The folders and the name of a relative path of plain names.
-fn parts(path: &[u8]) -> Option<(Vec<PathBuf>, PathBuf)> {
+pub(crate) fn parts(path: &[u8]) -> Option<(Vec<PathBuf>, PathBuf)> {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
     if path.contains(&0) || path.ends_with(b"/") {
         return None;

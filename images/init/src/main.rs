@@ -9,13 +9,14 @@
 //! Reading order: [`supervisor`] is the one loop; [`wire`] the frames;
 //! [`program`] the pipes and the end of what runs; [`command`] how it starts;
 //! [`parked`] the interpreter that waits; [`file`] what is put into /sandbox;
-//! [`door`] the way to the proxy; [`sys`] the kernel.
+//! [`fetch`] what is taken out of it; [`door`] the way to the proxy; [`sys`] the kernel.
 
 mod supervisor;
 mod wire;
 
 mod command;
 mod door;
+mod fetch;
 mod file;
 mod parked;
 mod program;

@@ -1,7 +1,8 @@
 //! The one loop: takes commands, moves bytes, reaps.
 //!
 //! ```text
-//!  fresh ──Prepare──▶ prepared ──Exec──▶ running ──reaped, drained──▶ prepared
+//!  fresh ──Prepare──▶ prepared ──Exec───▶ running ──reaped, drained──▶ prepared
+//!                         └──────Fetch──▶ reading ──all of it sent───▶ prepared
 //! ```
 //! Commands are read in every turn and before any output, so that a signal
 //! overtakes a flood. No signal is a command: SIGCHLD only makes us look.
@@ -25,6 +26,7 @@ use nix::{
 use crate::{
     command,
     door::Door,
+    fetch::{self, Fetch},
     file,
     parked::{Parked, Progress},
     program::{Pipes, Program, STDIN_BYTES},
@@ -49,6 +51,8 @@ pub(crate) struct Supervisor {
     /// Waits for the parked interpreter, which is still starting.
     pending: Option<Pending>,
     program: Option<Program>,
+    /// A tree that is being read.
+    fetch: Option<Fetch>,
     /// Stays open so that the port stays taken.
     _door: Option<Door>,
 }
@@ -84,6 +88,7 @@ impl Supervisor {
             ready_owed: false,
             pending: None,
             program: None,
+            fetch: None,
             _door: door,
         })
     }
@@ -137,7 +142,8 @@ impl Supervisor {
             }
         }
         let draining = self.program.as_ref().is_some_and(Program::is_draining);
-        let timeout = if draining && self.outbox.has_room() {
+        let fetching = self.fetch.as_ref().is_some_and(Fetch::is_ready);
+        let timeout = if (draining || fetching) && self.outbox.has_room() {
             PollTimeout::ZERO
         } else {
             PollTimeout::NONE
@@ -182,14 +188,13 @@ impl Supervisor {
                     program.stdout.add_credit(credit.stdout);
                     program.stderr.add_credit(credit.stderr);
                 }
+                if let Some(fetch) = &mut self.fetch {
+                    fetch.add_credit(credit.data);
+                }
             }
             to_init::Message::Signal(signal) => self.signal(signal.number),
             to_init::Message::KillAll(_) => self.kill_all()?,
-            to_init::Message::Fetch(_) => self.fail(Failed {
-                kind: FailureKind::Other.into(),
-                message: "not there yet".to_owned(),
-                errno: libc::ENOSYS,
-            })?,
+            to_init::Message::Fetch(order) => self.begin_fetch(&order)?,
         }
         Ok(())
     }
@@ -205,7 +210,40 @@ impl Supervisor {
                 errno: libc::ECANCELED,
             })?;
         }
+        if self.fetch.take().is_some() {
+            self.fail(Failed {
+                kind: FailureKind::Other.into(),
+                message: "stopped before all was read".to_owned(),
+                errno: libc::ECANCELED,
+            })?;
+        }
         Ok(())
+    }
+
+    fn begin_fetch(&mut self, order: &isol8_proto::init::Fetch) -> Result<(), LinkError> {
+        if self.is_busy() {
+            return self.refuse_busy();
+        }
+        match Fetch::start(order) {
+            Ok(fetch) => self.fetch = Some(fetch),
+            Err(failed) => self.fail(failed)?,
+        }
+        Ok(())
+    }
+
+    /// A program runs or is about to, or files are being read.
+    const fn is_busy(&self) -> bool {
+        self.program.is_some() || self.pending.is_some() || self.fetch.is_some()
+    }
+
+    fn refuse_busy(&mut self) -> Result<(), LinkError> {
+        // Its answer would be taken for that of the command.
+        self.fetch = None;
+        self.fail(Failed {
+            kind: FailureKind::Other.into(),
+            message: "a program is running already, or files are being read".to_owned(),
+            errno: libc::EBUSY,
+        })
     }
 
     fn close_stdin(&mut self) {
@@ -288,12 +326,8 @@ impl Supervisor {
     }
 
     fn exec(&mut self, exec: Exec) -> Result<(), LinkError> {
-        if self.program.is_some() || self.pending.is_some() {
-            return self.fail(Failed {
-                kind: FailureKind::Other.into(),
-                message: "a program is running already".to_owned(),
-                errno: libc::EBUSY,
-            });
+        if self.is_busy() {
+            return self.refuse_busy();
         }
         if exec.use_parked && self.parked.is_some() {
             self.pending = Some(Pending {
@@ -378,6 +412,7 @@ impl Supervisor {
     /// Moves what can be moved, one piece of each stream a turn, and reports
     /// the end of the program behind its output.
     fn pump(&mut self) -> Result<(), LinkError> {
+        self.pump_fetch()?;
         let Some(program) = &mut self.program else {
             return Ok(());
         };
@@ -393,6 +428,19 @@ impl Supervisor {
             self.program = None;
         }
         Ok(())
+    }
+
+    fn pump_fetch(&mut self) -> Result<(), LinkError> {
+        let Some(fetch) = &mut self.fetch else {
+            return Ok(());
+        };
+        let answer = match fetch.pump(&mut self.outbox)? {
+            fetch::Progress::Going => return Ok(()),
+            fetch::Progress::Done(fetched) => from_init::Message::Fetched(fetched),
+            fetch::Progress::Failed(failed) => from_init::Message::Failed(failed),
+        };
+        self.fetch = None;
+        self.outbox.push(answer)
     }
 }
 

@@ -132,19 +132,22 @@ impl Inbox {
     }
 }
 
-/// An output stream of a program.
+/// What bytes for the daemon are of: an output stream of a program, or a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,
+    Data,
 }
 
 impl Stream {
-    /// The tag of `FromInit.stdout` and `.stderr`: fields 4 and 5, of bytes.
+    /// The tag of `FromInit.stdout`, `.stderr` and `.entry_data`: fields 4, 5 and
+    /// 11, of bytes.
     const fn tag(self) -> u8 {
         match self {
             Self::Stdout => (4 << 3) | 2,
             Self::Stderr => (5 << 3) | 2,
+            Self::Data => (11 << 3) | 2,
         }
     }
 }
@@ -197,12 +200,12 @@ impl Outbox {
         Ok(())
     }
 
-    /// Reads once from a program, at most `most` bytes and [`CHUNK_BYTES`], into
+    /// Reads once from a program or file, at most `most` bytes and [`CHUNK_BYTES`], into
     /// a frame. The caller has asked [`Outbox::has_room`].
     ///
     /// # Errors
     /// As read gives them, `WouldBlock` among them. Nothing is added then, nor
-    /// at the end of the pipe (0).
+    /// at the end (0).
     pub(crate) fn read_output(
         &mut self,
         stream: Stream,
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn a_header_by_hand_is_what_the_decoder_reads() {
         for count in [1, 127, 128, 16_383, 16_384, CHUNK_BYTES] {
-            for stream in [Stream::Stdout, Stream::Stderr] {
+            for stream in [Stream::Stdout, Stream::Stderr, Stream::Data] {
                 let header = output_header(stream, count);
                 let mut frame = header.to_vec();
                 frame.resize(HEADER_BYTES + count, b'x');
@@ -280,6 +283,7 @@ mod tests {
                 let expected = match stream {
                     Stream::Stdout => from_init::Message::Stdout(payload),
                     Stream::Stderr => from_init::Message::Stderr(payload),
+                    Stream::Data => from_init::Message::EntryData(payload),
                 };
                 let decoded = FromInit::decode(body).expect("a message");
                 assert_eq!(decoded.message, Some(expected));

@@ -5,6 +5,7 @@
 mod rig;
 
 mod ending;
+mod fetch;
 mod files;
 mod flow;
 mod parked;

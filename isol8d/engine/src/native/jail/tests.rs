@@ -187,8 +187,6 @@ fn the_hosts_network_comes_with_its_resolver() {
     "#]]);
     jail.key.network = Network::Filtered;
     jail.check_difference(&expect![[r#"
-        --- /isol8/kit/init /isol8/link/sock
-        +-- /isol8/kit/init /isol8/link/sock
         +--egress
     "#]]);
 }

@@ -1,0 +1,307 @@
+//! Goes through a folder, parents first and sorted by name.
+//!
+//! Other processes of the sandbox may be at work in it. Every step is therefore
+//! taken on a descriptor and follows no link, and the way back up is checked to
+//! lead where it came from. Only the folder at hand is open, whatever the depth.
+
+use std::{
+    ffi::{CStr, CString, OsStr},
+    fs::File,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::Path,
+};
+
+use isol8_proto::init::{Failed, FailureKind};
+use nix::{
+    dir::Dir,
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
+    sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
+};
+
+use super::link;
+use crate::{
+    command::failed,
+    file::{ROOT, beneath, parts},
+};
+
+/// The longest path that is passed on, four times what a program can name in one
+/// piece. It bounds the depth, and what a deep tree costs.
+const MAX_PATH_BYTES: usize = 16 << 10;
+
+/// Something that was found.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Relative to what was asked for; empty for the thing itself.
+    pub(super) path: Vec<u8>,
+    pub(super) mode: u32,
+    pub(super) found: Found,
+}
+
+#[derive(Debug)]
+pub(super) enum Found {
+    /// What is in it comes next.
+    Folder,
+    File {
+        file: File,
+        size: u64,
+    },
+    /// Its target.
+    Link(Vec<u8>),
+}
+
+/// Where the walk is.
+#[derive(Debug)]
+pub(super) struct Walk {
+    /// What was asked for, until it is passed on.
+    first: Option<Item>,
+    /// The folder at hand.
+    folder: Option<OwnedFd>,
+    /// It was passed on, and what is in it has not been looked at.
+    entered: bool,
+    /// The folders from the first to the one at hand.
+    levels: Vec<Level>,
+    path: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Level {
+    id: Id,
+    /// What is left of it, the next one last.
+    names: Vec<CString>,
+    /// The length of its own path.
+    path: usize,
+}
+
+/// What a folder stays, wherever it is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Id(u64, u64);
+
+impl Id {
+    const fn of(stat: &FileStat) -> Self {
+        Self(stat.st_dev, stat.st_ino)
+    }
+}
+
+impl Walk {
+    /// Opens what is asked for: a path relative to `/sandbox`, empty for all of
+    /// it.
+    pub(super) fn start(path: &[u8]) -> Result<Self, Failed> {
+        let mut walk = Self {
+            first: None,
+            folder: None,
+            entered: false,
+            levels: Vec::new(),
+            path: Vec::new(),
+        };
+        let wrong = |errno: Errno| {
+            let path = String::from_utf8_lossy(path);
+            let message = match errno {
+                Errno::EACCES | Errno::EPERM => format!("cannot read `{path}`"),
+                _ => format!("there is no file or folder `{path}` below {ROOT}"),
+            };
+            failed(FailureKind::BadPath, message, &errno.into())
+        };
+        if !path.is_empty() && parts(path).is_none() {
+            return Err(wrong(Errno::EINVAL));
+        }
+        let root = open(ROOT, OFlag::O_RDONLY | folder_flags(), Mode::empty()).map_err(wrong)?;
+        let (stat, found) = if path.is_empty() {
+            walk.folder = Some(root);
+            let folder = walk.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
+            (fstat(folder).map_err(wrong)?, Found::Folder)
+        } else {
+            let name = Path::new(OsStr::from_bytes(path));
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let there = beneath(&root, name, flags, Mode::empty()).map_err(wrong)?;
+            match kind(&fstat(there).map_err(wrong)?) {
+                SFlag::S_IFDIR => {
+                    let folder = open_folder(&root, name).map_err(wrong)?;
+                    let stat = fstat(&folder).map_err(wrong)?;
+                    walk.folder = Some(folder);
+                    (stat, Found::Folder)
+                }
+                SFlag::S_IFREG => open_file(&root, name).map_err(wrong)?,
+                _ => return Err(wrong(Errno::EINVAL)),
+            }
+        };
+        walk.entered = walk.folder.is_some();
+        walk.first = Some(walk.item(&stat, found));
+        Ok(walk)
+    }
+
+    fn item(&self, stat: &FileStat, found: Found) -> Item {
+        Item {
+            path: self.path.clone(),
+            mode: stat.st_mode & 0o777,
+            found,
+        }
+    }
+
+    /// The next one. `room` is how many may still come, this one included.
+    pub(super) fn next(&mut self, room: u32) -> Result<Option<Item>, Failed> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if std::mem::take(&mut self.entered) {
+            let level = self.list(room)?;
+            self.levels.push(level);
+        }
+        while let Some(level) = self.levels.last_mut() {
+            self.path.truncate(level.path);
+            if let Some(name) = level.names.pop() {
+                return self.look(&name).map(Some);
+            }
+            self.leave()?;
+        }
+        Ok(None)
+    }
+
+    /// Reads the names in the folder at hand.
+    fn list(&self, room: u32) -> Result<Level, Failed> {
+        let wrong = |errno| self.wrong(errno);
+        let folder = self.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
+        let stat = fstat(folder).map_err(wrong)?;
+        let copy = folder
+            .try_clone()
+            .map_err(|error| wrong(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(copy).map_err(wrong)?.iter() {
+            let entry = entry.map_err(wrong)?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            if names.len() >= room as usize {
+                return Err(too_many());
+            }
+            names.push(name.to_owned());
+        }
+        names.sort_unstable_by(|one, other| other.cmp(one));
+        Ok(Level {
+            id: Id::of(&stat),
+            names,
+            path: self.path.len(),
+        })
+    }
+
+    /// Looks at a name in the folder at hand, and enters it if it is a folder.
+    fn look(&mut self, name: &CStr) -> Result<Item, Failed> {
+        let at = Path::new(OsStr::from_bytes(name.to_bytes()));
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name.to_bytes());
+        if self.path.len() > MAX_PATH_BYTES {
+            return Err(too_deep(&self.path));
+        }
+        let folder = self.folder.take();
+        let folder = folder.ok_or_else(|| self.wrong(Errno::EBADF))?;
+        let stat = fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(|errno| self.wrong(errno))?;
+        let (stat, found) = match kind(&stat) {
+            SFlag::S_IFDIR => {
+                let below = open_folder(&folder, at).map_err(|errno| self.wrong(errno))?;
+                let stat = fstat(&below).map_err(|errno| self.wrong(errno))?;
+                self.folder = Some(below);
+                self.entered = true;
+                return Ok(self.item(&stat, Found::Folder));
+            }
+            SFlag::S_IFREG => open_file(&folder, at).map_err(|errno| self.wrong(errno))?,
+            SFlag::S_IFLNK => {
+                let target = readlinkat(&folder, name).map_err(|errno| self.wrong(errno))?;
+                let target = target.into_vec();
+                if !link::stays_inside(self.levels.len() - 1, &target) {
+                    return Err(self.leads_out(&target));
+                }
+                (stat, Found::Link(target))
+            }
+            _ => return Err(self.neither()),
+        };
+        self.folder = Some(folder);
+        Ok(self.item(&stat, found))
+    }
+
+    /// Goes back to the folder above, if that was asked for too.
+    fn leave(&mut self) -> Result<(), Failed> {
+        self.levels.pop();
+        let Some(above) = self.levels.last() else {
+            return Ok(());
+        };
+        let wrong = |errno| self.wrong(errno);
+        let folder = self.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
+        let flags = OFlag::O_RDONLY | folder_flags();
+        let up = openat(folder, "..", flags, Mode::empty()).map_err(wrong)?;
+        let found = Id::of(&fstat(&up).map_err(wrong)?);
+        if found != above.id {
+            return Err(wrong(Errno::ESTALE));
+        }
+        self.folder = Some(up);
+        Ok(())
+    }
+
+    fn wrong(&self, errno: Errno) -> Failed {
+        let path = String::from_utf8_lossy(&self.path);
+        let message = match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::ESTALE => {
+                format!("`{path}` changed while it was read")
+            }
+            _ => format!("cannot read `{path}`"),
+        };
+        failed(FailureKind::Other, message, &errno.into())
+    }
+
+    fn leads_out(&self, target: &[u8]) -> Failed {
+        let [path, target] = [&self.path, target].map(|bytes| String::from_utf8_lossy(bytes));
+        let message = format!("the link `{path}` leads out: to `{target}`");
+        failed(FailureKind::BadPath, message, &Errno::EXDEV.into())
+    }
+
+    fn neither(&self) -> Failed {
+        let path = String::from_utf8_lossy(&self.path);
+        let message = format!("`{path}` is neither a file, a folder nor a link");
+        failed(FailureKind::BadPath, message, &Errno::EINVAL.into())
+    }
+}
+
+/// More than the daemon wants.
+pub(super) fn too_many() -> Failed {
+    let source = io::Error::from_raw_os_error(libc::E2BIG);
+    failed(FailureKind::NoSpace, "there are too many files", &source)
+}
+
+fn too_deep(path: &[u8]) -> Failed {
+    let begin = String::from_utf8_lossy(&path[..100]);
+    let message = format!("the folders are too deep: below `{begin}…`");
+    failed(FailureKind::BadPath, message, &Errno::ENAMETOOLONG.into())
+}
+
+fn folder_flags() -> OFlag {
+    OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+fn open_folder(above: &OwnedFd, name: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | folder_flags();
+    beneath(above, name, flags, Mode::empty())
+}
+
+/// What is no regular file by now is not waited for and not read.
+fn open_file(above: &OwnedFd, name: &Path) -> Result<(FileStat, Found), Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = beneath(above, name, flags, Mode::empty())?;
+    let stat = fstat(&file)?;
+    if kind(&stat) != SFlag::S_IFREG {
+        return Err(Errno::ESTALE);
+    }
+    let size = u64::try_from(stat.st_size).map_err(|_| Errno::EOVERFLOW)?;
+    let file = File::from(file);
+    Ok((stat, Found::File { file, size }))
+}
