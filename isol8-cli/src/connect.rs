@@ -253,7 +253,7 @@ fn detailed(detail: ErrorDetail) -> Failure {
 
 /// The kinds that can come over the wire. One that is not here is of a newer
 /// daemon and counts as `Internal`.
-const FAILURE_KINDS: [FailureKind; 16] = [
+const FAILURE_KINDS: [FailureKind; 18] = [
     FailureKind::InvalidRequest,
     FailureKind::NotYet,
     FailureKind::Unsupported,
@@ -268,6 +268,8 @@ const FAILURE_KINDS: [FailureKind; 16] = [
     FailureKind::ImageBuild,
     FailureKind::InterpreterMissing,
     FailureKind::HostLacks,
+    FailureKind::InstallFailed,
+    FailureKind::EgressUnavailable,
     FailureKind::NoSpace,
     FailureKind::Internal,
 ];

@@ -14,11 +14,17 @@
 //! fills, then HTTP/2's window, then the daemon, then the program.
 
 mod input;
+mod install;
+mod network;
 pub(crate) mod output;
 mod requests;
 mod signals;
 
-use isol8_core::failure::{Failure, FailureKind};
+use bytes::Bytes;
+use isol8_core::{
+    egress::record::Record,
+    failure::{Failure, FailureKind},
+};
 use isol8_proto::v1::{
     Accepted, Exited, RunEvent, run_event::Event, run_service_client::RunServiceClient,
 };
@@ -30,6 +36,7 @@ use crate::{
     console::{Console, printable},
     plan::{Plan, Stdin},
 };
+use install::{Installer, Stderr};
 use output::{Output, OutputError, Written};
 use signals::Signals;
 
@@ -54,6 +61,8 @@ pub(crate) struct Finished {
     pub(crate) accepted: Accepted,
     pub(crate) exited: Exited,
     pub(crate) written: Written,
+    /// The requests through the filter, where they were asked for.
+    pub(crate) network: Option<Vec<Record>>,
 }
 
 /// Carries the run out: every event to `output`, until the last one.
@@ -76,6 +85,7 @@ pub(crate) async fn carry_out(
         Stdin::Data(data) => Some(input::ready(&data)),
         Stdin::Stream => Some(input::stream()),
     };
+    let (json, log_network) = (plan.json, plan.start.log_network);
     let (requests, sender, taken) = requests::requests(plan.start, stdin);
     let mut signals = Signals::new(sender)?;
     // The answer only says that the daemon heard us: a run that waits for its
@@ -87,23 +97,30 @@ pub(crate) async fn carry_out(
         Err(signal) => return Ok(Ended::Interrupted(signal)),
     };
     check_version(&response, console);
-    let mut accepted = Accepted::default();
     let mut pump = Pump {
         output: &mut output,
         signals: &mut signals,
-        accepted: &mut accepted,
+        accepted: Accepted::default(),
+        installer: Installer::new(json),
+        network: Vec::new(),
         taken: &taken,
         console,
     };
     let exited = match pump.run(response.into_inner()).await {
         Ok(exited) => Ok(exited),
         Err(Stop::Ended(ended)) => return Ok(ended),
-        Err(Stop::Failed(failure)) => Err(failure),
+        Err(Stop::Failed(failure)) => Err(pump.installer.explain(failure)),
     };
+    let (accepted, network) = (pump.accepted, pump.network);
     // What the program wrote comes before what we say about its end. It is over:
     // the next signal is for us.
     signals.over();
-    let written = match signals.during(output.finish()).await {
+    // A run that failed has no result object that could hold the log.
+    let log = match log_network && (!json || exited.is_err()) {
+        true => network::lines(&network),
+        false => Bytes::new(),
+    };
+    let written = match signals.during(last_words(output, log)).await {
         Ok(Ok(written)) => written,
         Ok(Err(error)) => return Ok(Ended::Output(error)),
         Err(signal) => return Ok(Ended::Interrupted(signal)),
@@ -112,7 +129,16 @@ pub(crate) async fn carry_out(
         accepted,
         exited: exited?,
         written,
+        network: log_network.then_some(network),
     })))
+}
+
+/// Writes what is left, and then the log of the network.
+async fn last_words(mut output: Output, log: Bytes) -> Result<Written, OutputError> {
+    if !log.is_empty() {
+        output.own(log).await?;
+    }
+    output.finish().await
 }
 
 /// Why the pump stops before `Exited`.
@@ -130,7 +156,10 @@ impl From<Failure> for Stop {
 struct Pump<'a> {
     output: &'a mut Output,
     signals: &'a mut Signals,
-    accepted: &'a mut Accepted,
+    accepted: Accepted,
+    installer: Installer,
+    /// The daemon bounds it.
+    network: Vec<Record>,
     taken: &'a requests::Taken,
     console: &'a Console,
 }
@@ -149,7 +178,13 @@ impl Pump<'_> {
             let written = match event.event {
                 Some(Event::Exited(exited)) => return Ok(exited),
                 Some(Event::Stdout(bytes)) => self.signals.during(self.output.stdout(bytes)).await,
-                Some(Event::Stderr(bytes)) => self.signals.during(self.output.stderr(bytes)).await,
+                Some(Event::Stderr(bytes)) => match self.installer.sort(bytes) {
+                    Stderr::Program(bytes) => self.signals.during(self.output.stderr(bytes)).await,
+                    Stderr::Installer(bytes) => {
+                        self.signals.during(self.output.installer(bytes)).await
+                    }
+                    Stderr::Unseen => continue,
+                },
                 Some(Event::Notice(notice)) => {
                     let line = format!("note: {}\n", printable(&notice.message));
                     self.signals.during(self.output.own(line.into())).await
@@ -163,12 +198,22 @@ impl Pump<'_> {
                     continue;
                 }
                 Some(Event::Phase(phase)) => {
-                    let phase = phase.phase().as_str_name();
-                    self.console.debug(format_args!("phase {phase}"));
+                    let phase = phase.phase();
+                    let name = phase.as_str_name();
+                    self.console.debug(format_args!("phase {name}"));
+                    if !self.installer.enter(phase) {
+                        continue;
+                    }
+                    // What the program writes begins on a line of its own.
+                    self.signals.during(self.output.own(Bytes::new())).await
+                }
+                Some(Event::Network(log)) => {
+                    let records = log.requests.into_iter().map(network::record);
+                    self.network.extend(records);
                     continue;
                 }
                 // A newer daemon says more than we know.
-                Some(Event::Network(_)) | None => continue,
+                None => continue,
             };
             written
                 .map_err(interrupted)?
@@ -185,7 +230,7 @@ impl Pump<'_> {
             if accepted.warm { "warm" } else { "cold" },
         ));
         self.signals.accepted();
-        *self.accepted = accepted;
+        self.accepted = accepted;
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use isol8_core::failure::Failure;
 use isol8_proto::v1::{
-    EngineStatus, PoolStatus, SessionInfo, StatusRequest, StatusResponse,
-    admin_service_client::AdminServiceClient,
+    EgressStatus, EngineStatus, InstallCache, PoolStatus, SessionInfo, StatusRequest,
+    StatusResponse, admin_service_client::AdminServiceClient,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -36,6 +36,12 @@ pub(super) async fn status(json: bool, paths: &Paths, console: &Console) -> Resu
     let mut parts = vec![summary(&status), engines(&status.engines)];
     if !status.pools.is_empty() {
         parts.push(pools(&status.pools));
+    }
+    if let Some(cache) = status.install_cache.filter(is_used) {
+        parts.push(install_cache(&cache));
+    }
+    if let Some(egress) = status.egress.filter(was_started) {
+        parts.push(egress_process(&egress));
     }
     if !status.sessions.is_empty() {
         parts.push(sessions(&status.sessions));
@@ -128,6 +134,38 @@ fn pools(pools: &[PoolStatus]) -> String {
     table(&header, rows)
 }
 
+fn is_used(cache: &InstallCache) -> bool {
+    cache.layers > 0 || cache.hits > 0 || cache.misses > 0
+}
+
+fn install_cache(cache: &InstallCache) -> String {
+    let row = vec![
+        format!("{} layers", cache.layers),
+        format!(
+            "{} of {} MiB",
+            cache.bytes.div_ceil(1 << 20),
+            cache.limit_bytes >> 20
+        ),
+        cache.hits.to_string(),
+        cache.misses.to_string(),
+    ];
+    table(&["install cache", "size", "hits", "misses"], vec![row])
+}
+
+fn was_started(egress: &EgressStatus) -> bool {
+    egress.running || egress.restarts > 0
+}
+
+fn egress_process(egress: &EgressStatus) -> String {
+    let state = if egress.running { "running" } else { "stopped" };
+    let row = vec![
+        state.to_owned(),
+        egress.sandboxes.to_string(),
+        egress.restarts.to_string(),
+    ];
+    table(&["egress", "sandboxes", "restarts"], vec![row])
+}
+
 fn sessions(sessions: &[SessionInfo]) -> String {
     let rows = sessions
         .iter()
@@ -192,6 +230,22 @@ fn to_json(status: &StatusResponse) -> Value {
             "idleMs": session.idle_ms,
         })
     };
+    let cache = |cache: &InstallCache| {
+        json!({
+            "layers": cache.layers,
+            "bytes": cache.bytes,
+            "limitBytes": cache.limit_bytes,
+            "hits": cache.hits,
+            "misses": cache.misses,
+        })
+    };
+    let egress = |egress: &EgressStatus| {
+        json!({
+            "running": egress.running,
+            "sandboxes": egress.sandboxes,
+            "restarts": egress.restarts,
+        })
+    };
     json!({
         "version": status.version,
         "pid": status.pid,
@@ -199,6 +253,8 @@ fn to_json(status: &StatusResponse) -> Value {
         "engines": status.engines.iter().map(engine).collect::<Vec<_>>(),
         "pools": status.pools.iter().map(pool).collect::<Vec<_>>(),
         "sessions": status.sessions.iter().map(session).collect::<Vec<_>>(),
+        "installCache": status.install_cache.as_ref().map(cache),
+        "egress": status.egress.as_ref().map(egress),
         "runsInFlight": status.runs_in_flight,
         "runsQueued": status.runs_queued,
         "maxConcurrent": status.max_concurrent,
@@ -220,6 +276,23 @@ mod tests {
         assert_eq!(text(0), "0s");
         assert_eq!(text(67), "1m 7s");
         assert_eq!(text(90_061), "1d 1h");
+    }
+
+    #[test]
+    fn what_was_never_used_is_not_shown() {
+        assert!(!is_used(&InstallCache::default()));
+        let limit_bytes = 1;
+        assert!(!is_used(&InstallCache {
+            limit_bytes,
+            ..InstallCache::default()
+        }));
+        assert!(!was_started(&EgressStatus::default()));
+        let stopped = EgressStatus {
+            restarts: 1,
+            ..EgressStatus::default()
+        };
+        assert!(was_started(&stopped));
+        assert!(egress_process(&stopped).contains("stopped"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The result object that `--json` prints and the gateway will answer with.
 
 use data_encoding::BASE64;
-use isol8_core::runtime::Runtime;
+use isol8_core::{egress::record::Record, runtime::Runtime};
 use isol8_proto::v1::{Engine, Runtime as WireRuntime, Verdict};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -27,6 +27,8 @@ struct ResultObject<'a> {
     engine: &'static str,
     warm: bool,
     resource_usage: ResourceUsage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network_logs: Option<&'a [Record]>,
 }
 
 #[derive(Serialize)]
@@ -48,6 +50,7 @@ pub(crate) fn result_object(
         accepted,
         exited,
         written,
+        network,
     } = finished;
     let usage = exited.usage.unwrap_or_default();
     let stdout = String::from_utf8_lossy(&written.stdout);
@@ -69,10 +72,11 @@ pub(crate) fn result_object(
         resource_usage: ResourceUsage {
             cpu_ms: milliseconds(usage.cpu_us),
             peak_memory_bytes: usage.peak_memory_bytes,
-            // Without a network nothing passes; with the host's nobody counts.
-            network_bytes_in: 0,
-            network_bytes_out: 0,
+            // Through the filter: with the host's network nobody counts.
+            network_bytes_in: usage.network_bytes_in,
+            network_bytes_out: usage.network_bytes_out,
         },
+        network_logs: network.as_deref(),
     };
     let mut text = serde_json::to_vec(&object).expect("strings and numbers are JSON");
     text.push(b'\n');

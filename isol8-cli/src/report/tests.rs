@@ -1,8 +1,9 @@
 //! Verdicts as people and JSON see them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use expect_test::expect;
+use isol8_core::egress::record::{Action, Record};
 use isol8_proto::v1::{Accepted, Engine, Runtime as WireRuntime, Usage};
 use jiff::Timestamp;
 
@@ -149,7 +150,8 @@ fn finished(stdout: &[u8]) -> Finished {
                 peak_memory_bytes: 9,
                 stdout_bytes: 2,
                 stderr_bytes: 0,
-                ..Usage::default()
+                network_bytes_in: 11,
+                network_bytes_out: 22,
             }),
             ..with_code(3)
         },
@@ -157,20 +159,24 @@ fn finished(stdout: &[u8]) -> Finished {
             stdout: stdout.to_vec(),
             ..Written::default()
         },
+        network: None,
     }
 }
 
 fn object(stdout: &[u8]) -> String {
-    let finished = finished(stdout);
+    of(&finished(stdout))
+}
+
+fn of(finished: &Finished) -> String {
     let conclusion = conclude(&finished.exited, &Limits::default());
     let started = Timestamp::from_second(1_700_000_000).expect("in range");
-    String::from_utf8(result_object(&finished, &conclusion, started)).expect("JSON is UTF-8")
+    String::from_utf8(result_object(finished, &conclusion, started)).expect("JSON is UTF-8")
 }
 
 #[test]
 fn the_result_object() {
     expect![[r#"
-        {"stdout":"é\n","stderr":"","exitCode":3,"verdict":"exited","durationMs":12.345,"truncated":false,"executionId":"r1","runtime":"python","timestamp":"2023-11-14T22:13:20.000Z","sandboxId":"s1","engine":"native","warm":true,"resourceUsage":{"cpuMs":1.0,"peakMemoryBytes":9,"networkBytesIn":0,"networkBytesOut":0}}
+        {"stdout":"é\n","stderr":"","exitCode":3,"verdict":"exited","durationMs":12.345,"truncated":false,"executionId":"r1","runtime":"python","timestamp":"2023-11-14T22:13:20.000Z","sandboxId":"s1","engine":"native","warm":true,"resourceUsage":{"cpuMs":1.0,"peakMemoryBytes":9,"networkBytesIn":11,"networkBytesOut":22}}
     "#]].assert_eq(&object("é\n".as_bytes()));
 }
 
@@ -179,4 +185,45 @@ fn what_is_no_text_comes_in_base64_as_well() {
     let value: serde_json::Value = serde_json::from_str(&object(b"\xff\x00")).expect("JSON");
     assert_eq!(value["stdout"], "\u{fffd}\u{0}");
     assert_eq!(value["stdoutBase64"], "/wA=");
+}
+
+#[test]
+fn the_log_of_the_network_is_there_when_it_was_asked_for() {
+    let asked = |network| {
+        let finished = Finished {
+            network,
+            ..finished(b"")
+        };
+        serde_json::from_str::<serde_json::Value>(&of(&finished)).expect("JSON")
+    };
+    assert!(asked(None).get("networkLogs").is_none());
+    assert_eq!(
+        asked(Some(Vec::new()))["networkLogs"],
+        serde_json::json!([])
+    );
+    let record = Record {
+        timestamp_ms: 1_700_000_000_123,
+        method: "CONNECT".to_owned(),
+        host: "example.com".to_owned(),
+        port: 443,
+        path: None,
+        action: Action::Block,
+        reason: "not in the allow list".to_owned(),
+        bytes_in: 1,
+        bytes_out: 2,
+        duration: Duration::from_millis(3),
+    };
+    let expected = serde_json::json!([{
+        "timestamp": "2023-11-14T22:13:20.123Z",
+        "method": "CONNECT",
+        "host": "example.com",
+        "port": 443,
+        "path": null,
+        "action": "BLOCK",
+        "reason": "not in the allow list",
+        "bytesIn": 1,
+        "bytesOut": 2,
+        "durationMs": 3,
+    }]);
+    assert_eq!(asked(Some(vec![record]))["networkLogs"], expected);
 }

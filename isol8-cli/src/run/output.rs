@@ -68,6 +68,8 @@ enum State {
 enum Piece {
     Stdout(Bytes),
     Stderr(Bytes),
+    /// The installer's output, never collected.
+    Installer(Bytes),
     /// A line of ours between those of the program.
     Own(Bytes),
 }
@@ -101,7 +103,15 @@ impl Output {
         self.put(Piece::Stderr(bytes)).await
     }
 
-    /// Takes lines of ours for stderr.
+    /// Takes a piece of the installer's output, for stderr as it is.
+    ///
+    /// # Errors
+    /// As [`Output::stdout`].
+    pub(crate) async fn installer(&mut self, bytes: Bytes) -> Result<(), OutputError> {
+        self.put(Piece::Installer(bytes)).await
+    }
+
+    /// Takes lines of ours for stderr. No lines at all end one that is not ended.
     ///
     /// # Errors
     /// As [`Output::stdout`].
@@ -199,7 +209,7 @@ impl Sink {
             Piece::Stdout(bytes) => {
                 self.stdout_never_blocks || (bytes.len() <= SMALL && has_room(stdio::stdout()))
             }
-            Piece::Stderr(bytes) | Piece::Own(bytes) => {
+            Piece::Stderr(bytes) | Piece::Installer(bytes) | Piece::Own(bytes) => {
                 self.stderr_never_blocks || (bytes.len() <= SMALL && has_room(stdio::stderr()))
             }
         }
@@ -222,7 +232,7 @@ impl Sink {
                 self.written.stderr.extend_from_slice(bytes);
                 Ok(())
             }
-            Piece::Stderr(bytes) => {
+            Piece::Stderr(bytes) | Piece::Installer(bytes) => {
                 self.write_stderr(bytes);
                 Ok(())
             }

@@ -22,17 +22,23 @@ fn status_is_a_table_or_json() {
     let table = isol8(&fake, &["status"]);
     assert_eq!(table.told(), "0\n");
     expect![[r#"
-         isol8d         0.1.0
-         pid            4711
-         up             1m 1s
-         socket         /x.sock
-         state
-         configuration
-         memory         0 MiB
-         runs           0 of 0 in flight, 0 queued, 0 so far
+        isol8d         0.1.0
+        pid            4711
+        up             1m 1s
+        socket         /x.sock
+        state
+        configuration
+        memory         0 MiB
+        runs           0 of 0 in flight, 0 queued, 0 so far
 
-         engine  health   chosen  sandboxes  detail
-         native  healthy  auto    2          bubblewrap 0.8.0
+        engine  health   chosen  sandboxes  detail
+        native  healthy  auto    2          bubblewrap 0.8.0
+
+        install cache  size             hits  misses
+        3 layers       300 of 5120 MiB  12    4
+
+        egress   sandboxes  restarts
+        running  2          1
     "#]]
     .assert_eq(table.text());
     let json = isol8(&fake, &["status", "--json"]);
@@ -40,6 +46,10 @@ fn status_is_a_table_or_json() {
     assert_eq!(value["pid"], 4711);
     assert_eq!(value["engines"][0]["engine"], "native");
     assert_eq!(value["runsInFlight"], 0);
+    assert_eq!(value["installCache"]["limitBytes"], 5_u64 << 30);
+    assert_eq!(value["installCache"]["hits"], 12);
+    let egress = serde_json::json!({"running": true, "sandboxes": 2, "restarts": 1});
+    assert_eq!(value["egress"], egress);
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::{
 };
 
 use isol8_proto::v1::{
-    Accepted, Check, CheckStatus, DoctorRequest, DoctorResponse, Engine, EngineStatus, ErrorDetail,
-    Exited, ImageReady, ListImagesRequest, ListImagesResponse, Notice, RunEvent, RunRequest,
-    Runtime, SetupDone, SetupEvent, SetupRequest, ShutdownRequest, ShutdownResponse, Start,
-    StatusRequest, StatusResponse, StdinTaken, Verdict, WarmRequest, WarmResponse,
+    Accepted, Check, CheckStatus, DoctorRequest, DoctorResponse, EgressStatus, Engine,
+    EngineStatus, ErrorDetail, Exited, ImageReady, InstallCache, ListImagesRequest,
+    ListImagesResponse, NetworkLog, NetworkRequest, Notice, Phase, PhaseChanged, RunEvent,
+    RunRequest, Runtime, SetupDone, SetupEvent, SetupRequest, ShutdownRequest, ShutdownResponse,
+    Start, StatusRequest, StatusResponse, StdinTaken, Verdict, WarmRequest, WarmResponse,
     admin_service_server::{AdminService, AdminServiceServer},
     image_service_server::{ImageService, ImageServiceServer},
     run_event::Event,
@@ -186,6 +187,15 @@ impl Run {
         self.send(Event::Notice(Notice { message })).await;
     }
 
+    pub(crate) async fn phase(&self, phase: Phase) {
+        let phase = phase.into();
+        self.send(Event::Phase(PhaseChanged { phase })).await;
+    }
+
+    pub(crate) async fn network(&self, requests: Vec<NetworkRequest>) {
+        self.send(Event::Network(NetworkLog { requests })).await;
+    }
+
     pub(crate) async fn exit(&self, exited: Exited) {
         self.send(Event::Exited(exited)).await;
     }
@@ -332,6 +342,18 @@ impl AdminService for Services {
                 sandboxes: 2,
             }],
             socket: "/x.sock".to_owned(),
+            install_cache: Some(InstallCache {
+                layers: 3,
+                bytes: 300 << 20,
+                limit_bytes: 5 << 30,
+                hits: 12,
+                misses: 4,
+            }),
+            egress: Some(EgressStatus {
+                running: true,
+                sandboxes: 2,
+                restarts: 1,
+            }),
             ..StatusResponse::default()
         }))
     }

@@ -16,3 +16,4 @@ mod stdin;
 
 mod commands;
 mod launch;
+mod network;
