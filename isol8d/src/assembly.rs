@@ -96,7 +96,8 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
     let id = paths.daemon_id()?;
     let presence = Presence::announce(&id)?;
     let init = kit::find_init()?;
-    let kit = kit::install(&init, &paths.state_dir)?;
+    let ca_bundle = config.network.ca_bundle.as_deref();
+    let kit = kit::install(&init, ca_bundle, &paths.state_dir)?;
     kit::remove_others(&paths.state_dir, &kit);
     raise_descriptors();
     let place = Place {
@@ -104,7 +105,7 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         runtime_dir: canonical(&paths.runtime_dir)?,
         state_dir: canonical(&paths.state_dir)?,
         kit: canonical(&kit)?,
-        authorities: false,
+        authorities: ca_bundle.is_some(),
         layers: canonical(&paths.state_dir)?.join("layers"),
     };
     let settings = DockerSettings {

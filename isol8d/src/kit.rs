@@ -1,4 +1,5 @@
-//! The folder that every sandbox mounts read-only: init and the park hooks.
+//! The folder that every sandbox mounts read-only: init, the park hooks, and the
+//! certificate authorities where the operator has added some.
 //!
 //! It is named by its content, written beside and renamed, so that a sandbox
 //! never sees half of one and two versions never meet.
@@ -16,6 +17,8 @@ use isol8_core::failure::{Failure, FailureKind};
 use sha2::{Digest, Sha256};
 
 use crate::paths::{unusable, write_atomically};
+
+mod authorities;
 
 /// A file of the kit.
 struct Piece<'a> {
@@ -72,11 +75,18 @@ pub fn find_init() -> Result<PathBuf, Failure> {
 }
 
 /// Makes sure that the kit with this init is in the state folder; gives its path.
-/// A whole kit that is there serves also when the disk is full.
+/// A whole kit that is there serves also when the disk is full. `ca_bundle` is
+/// the file of `network.caBundle`: what is in it goes into the kit.
 ///
 /// # Errors
-/// `NoSpace` and `HostLacks` name the path.
-pub fn install(init: &Path, state_dir: &Path) -> Result<PathBuf, Failure> {
+/// `NoSpace` and `HostLacks` name the path; `InvalidRequest` a `ca_bundle` that
+/// cannot be used.
+pub fn install(
+    init: &Path,
+    ca_bundle: Option<&Path>,
+    state_dir: &Path,
+) -> Result<PathBuf, Failure> {
+    let authorities = ca_bundle.map(authorities::merged).transpose()?;
     let content = fs::read(init).map_err(|error| unusable(init, &error))?;
     let mut pieces = vec![Piece {
         path: "init",
@@ -85,6 +95,11 @@ pub fn install(init: &Path, state_dir: &Path) -> Result<PathBuf, Failure> {
     }];
     pieces.extend(HOOKS.iter().map(|(path, content)| Piece {
         path,
+        content,
+        mode: 0o444,
+    }));
+    pieces.extend(authorities.iter().map(|content| Piece {
+        path: "ca-bundle.crt",
         content,
         mode: 0o444,
     }));
@@ -183,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let init = folder.path().join("isol8-init");
         fs::write(&init, "one").expect("it can be written");
-        let first = install(&init, folder.path()).expect("room for a kit");
+        let first = install(&init, None, folder.path()).expect("room for a kit");
         let inside = first.join("init");
         assert_eq!(fs::read(&inside).expect("init"), b"one");
         let mode = fs::metadata(&inside).expect("init").permissions().mode();
@@ -191,11 +206,11 @@ mod tests {
 
         fs::remove_file(&inside).expect("it is ours");
         fs::write(&inside, "cut").expect("it is ours");
-        assert_eq!(install(&init, folder.path()).expect("mended"), first);
+        assert_eq!(install(&init, None, folder.path()).expect("mended"), first);
         assert_eq!(fs::read(&inside).expect("init"), b"one");
 
         fs::write(&init, "two").expect("it can be written");
-        let second = install(&init, folder.path()).expect("another");
+        let second = install(&init, None, folder.path()).expect("another");
         assert_ne!(second, first);
         let left = || fs::read_dir(folder.path()).expect("a folder").count();
         assert_eq!(left(), 3, "init and two kits, nothing half done");
