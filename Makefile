@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo, for a shell that was not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-.PHONY: help demo build release test bench fmt check-fmt lint deny advisories clean
+.PHONY: help demo build release test bench fuzz fmt check-fmt lint deny advisories clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -24,6 +24,9 @@ test: release engines ## every test, on both engines (brings up Docker)
 
 bench: release engines ## the measurements of the README, as a table and as JSON
 	@.ci/bench
+
+fuzz: toolchain ## the parsers between a sandbox and the network, a minute of random bytes
+	@.ci/fuzz
 
 fmt: toolchain ## format the code
 	cargo fmt --all
