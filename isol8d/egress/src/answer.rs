@@ -138,9 +138,9 @@ impl Body for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if let Kind::Relay(relay) = &mut self.kind
-            && !relay.is_over
+            && relay.is_over
         {
-            relay.exchange.cut_off();
+            relay.exchange.finish();
         }
         self.lane.finish();
     }

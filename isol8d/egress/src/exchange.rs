@@ -16,7 +16,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use isol8_core::egress::record::{Action, Record};
+use isol8_core::egress::{
+    host::Host,
+    record::{Action, Record},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -47,8 +50,9 @@ pub(crate) struct Exchange {
     port: u16,
     path: Option<String>,
     action: Action,
-    /// Empty until something is decided.
     reason: String,
+    /// It came to its own end; nothing can cut it off any more.
+    is_over: bool,
     tally: Arc<Tally>,
 }
 
@@ -72,7 +76,8 @@ impl Exchange {
             port: 0,
             path: None,
             action: Action::Block,
-            reason: String::new(),
+            reason: "not judged".to_owned(),
+            is_over: false,
             tally: Arc::default(),
         }
     }
@@ -100,26 +105,54 @@ impl Exchange {
         Self::new(session, log, "").block(reason);
     }
 
+    /// It ends here, with a refusal.
     pub(crate) fn block(&mut self, reason: impl Display) {
         self.action = Action::Block;
         self.reason = reason.to_string();
+        self.is_over = true;
     }
 
+    /// It goes out.
     pub(crate) fn allow(&mut self, reason: impl Display) {
         self.action = Action::Allow;
         self.reason = reason.to_string();
     }
 
-    /// An allowed request that did not come to its end.
-    pub(crate) fn cut_off(&mut self) {
-        let why = if self.session.is_over_bytes() {
-            OverBytes.to_string()
-        } else if self.session.ended.is_cancelled() {
-            "the run ended".to_owned()
-        } else {
-            "the connection broke".to_owned()
+    /// It was allowed, and the origin was not reached.
+    pub(crate) fn unreachable(&mut self, reason: impl Display) {
+        self.allow(format_args!("unreachable: {reason}"));
+        self.is_over = true;
+    }
+
+    /// It came to its end.
+    pub(crate) fn finish(&mut self) {
+        self.is_over = true;
+    }
+
+    /// It ends here, and that was not its end.
+    pub(crate) fn cut_off(&mut self, why: impl Display) {
+        if !self.is_over {
+            self.reason = format!("cut off: {why}");
+            self.is_over = true;
+        }
+    }
+
+    /// The same, for the reason that can be seen from here.
+    fn cut_off_somehow(&mut self) {
+        let is_refused = || {
+            let rules = self.session.rules()?;
+            let host = Host::parse(&self.host).ok()?;
+            Some(rules.judge_host(&host, self.port).is_err())
         };
-        self.reason = format!("cut off: {why}");
+        if self.session.is_over_bytes() {
+            self.cut_off(OverBytes);
+        } else if self.session.ended.is_cancelled() {
+            self.cut_off("the run ended");
+        } else if self.action == Action::Allow && is_refused() == Some(true) {
+            self.cut_off("the policy changed");
+        } else {
+            self.cut_off("the connection broke");
+        }
     }
 
     /// Counts what passes through `stream`, for this request and for the run.
@@ -134,8 +167,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.reason.is_empty() {
-            self.cut_off();
+        if !self.is_over {
+            self.cut_off_somehow();
         }
         let since = self
             .at

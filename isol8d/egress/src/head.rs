@@ -107,7 +107,9 @@ impl HeadGuard {
         matches!(self.state, State::Tunnel | State::Dead)
     }
 
-    /// Takes bytes up to the next event and appends what is safe to `out`.
+    /// Takes bytes up to the next event, or to the end of a body, and appends
+    /// what is safe to `out`. What follows a body is not looked at in the same
+    /// call, so that a caller can wait before it lets the next head in.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Fed {
         let mut consumed = 0;
         while consumed < input.len() {
@@ -144,7 +146,7 @@ impl HeadGuard {
                 State::Dead => (rest.len(), None),
             };
             consumed += used;
-            if event.is_some() {
+            if event.is_some() || self.is_idle() {
                 return Fed { consumed, event };
             }
         }
@@ -166,6 +168,8 @@ impl HeadGuard {
         for (index, &byte) in input.iter().enumerate() {
             let after_cr = self.head.last() == Some(&b'\r');
             let fault = match byte {
+                // An empty line before a request, which others skip.
+                b'\r' if self.head.is_empty() => Some(Fault::RequestLine),
                 b'\n' if !after_cr => Some(Fault::BareNewline),
                 b'\n' => None,
                 _ if after_cr => Some(Fault::BareNewline),

@@ -79,15 +79,16 @@ impl Lane {
         Poll::Pending
     }
 
+    /// Only when [`Lane::poll_vacant`] was ready.
     pub(crate) fn put(&self, head: Result<Box<Head>, Refused>) {
-        self.lock().next = Some(head);
+        let before = self.lock().next.replace(head);
+        debug_assert!(before.is_none(), "a head that nobody took was lost");
     }
 
     /// Takes the head of the request that hyper begins to serve.
     pub(crate) fn take(&self) -> Option<Result<Box<Head>, Refused>> {
         let mut inner = self.lock();
         inner.is_busy = true;
-        inner.broken_body = None;
         inner.heading = None;
         if let Some(waker) = inner.waiting.take() {
             waker.wake();

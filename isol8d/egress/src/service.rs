@@ -106,7 +106,7 @@ impl Service {
         let host = head.target.host();
         let closes = head.method == Method::CONNECT;
         if let NoRoute::Unreachable(reason) = why {
-            exchange.allow(format_args!("unreachable: {reason}"));
+            exchange.unreachable(reason);
             let text = format!("cannot reach {host}: {reason}");
             return self.line(StatusCode::BAD_GATEWAY, text, closes);
         }
@@ -189,7 +189,7 @@ impl Service {
                 }
                 tracing::debug!(%error, "an origin gave no answer");
                 if self.session.is_over_bytes() {
-                    exchange.cut_off();
+                    exchange.cut_off(OverBytes);
                     let text = OverBytes.to_string();
                     return self.line(StatusCode::TOO_MANY_REQUESTS, text, true);
                 }
@@ -199,7 +199,7 @@ impl Service {
     }
 
     fn bad_answer(&self, host: &Host, exchange: &mut Exchange) -> Response<Answer> {
-        exchange.allow("unreachable: no valid answer");
+        exchange.unreachable("no valid answer");
         let text = format!("cannot reach {host}: no valid answer");
         self.line(StatusCode::BAD_GATEWAY, text, false)
     }

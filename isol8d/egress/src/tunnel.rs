@@ -68,8 +68,8 @@ impl Tunnel {
             )
         };
         tokio::select! {
-            ended = both => if ended.is_err() { exchange.cut_off() },
-            () = clock.stalled(limits.stall) => exchange.allow("cut off: no byte passed for too long"),
+            ended = both => if ended.is_ok() { exchange.finish() },
+            () = clock.stalled(limits.stall) => exchange.cut_off("no byte passed for too long"),
         }
     }
 }

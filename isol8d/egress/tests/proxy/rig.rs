@@ -204,6 +204,20 @@ pub(crate) async fn read_answer(stream: &mut TcpStream) -> String {
     head + &String::from_utf8_lossy(&body)
 }
 
+/// Waits until it is so.
+#[track_caller]
+pub(crate) fn until(mut is_so: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let so = async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, so).await.is_ok(), "never so: {place}");
+    }
+}
+
 /// The first line's number.
 #[track_caller]
 pub(crate) fn status(answer: &str) -> u16 {
@@ -217,7 +231,6 @@ pub(crate) fn status(answer: &str) -> u16 {
 /// A server that answers each connection's first request and closes.
 pub(crate) struct Origin {
     pub(crate) port: u16,
-    pub(crate) tasks: TaskTracker,
     /// Every connection's bytes, as far as they were read.
     pub(crate) seen: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
@@ -294,12 +307,7 @@ impl Origin {
                 });
             }
         });
-        Self {
-            port,
-            tasks,
-            seen,
-            stop,
-        }
+        Self { port, seen, stop }
     }
 
     pub(crate) fn seen(&self) -> Vec<String> {
