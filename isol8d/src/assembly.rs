@@ -23,7 +23,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::{
     convert,
     daemon::Parts,
-    doctor, kit,
+    doctor,
+    egress::EgressSettings,
+    kit,
     paths::{Paths, Wishes, unusable},
     roster::Roster,
 };
@@ -114,6 +116,7 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         ca_bundle: config.network.ca_bundle.clone(),
         ..DockerSettings::default()
     };
+    let egress = EgressSettings::of(&config, &|name| env::var(name).ok())?;
     let docker = DockerEngine::new(place.clone(), settings);
     let native = NativeEngine::new(place);
     let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
@@ -139,6 +142,7 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         runtime_dir: paths.runtime_dir,
         state_dir: paths.state_dir,
         roster,
+        egress,
         presence: Some(presence),
     })
 }
@@ -151,7 +155,10 @@ pub async fn examine(named: Option<PathBuf>, wishes: Wishes) -> Vec<Check> {
         paths.make()?;
         let mut checks = doctor::host(&paths.runtime_dir, &paths.state_dir, &source);
         match assemble(config, source, paths) {
-            Ok(parts) => checks.extend(doctor::engines(&parts.roster).await),
+            Ok(parts) => {
+                checks.push(doctor::egress(&parts.egress, &parts.state_dir).await);
+                checks.extend(doctor::engines(&parts.roster).await);
+            }
             Err(failure) => checks.push(doctor::from_failure("daemon", &failure)),
         }
         Ok(checks)

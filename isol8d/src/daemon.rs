@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    egress::{Egress, EgressSettings},
     outbox::Outbox,
     pool::{PoolHandle, gate::Gate},
     reconcile,
@@ -70,6 +71,8 @@ pub struct Parts {
     pub state_dir: PathBuf,
     /// Its engines.
     pub roster: Roster,
+    /// How filtered networks reach the world.
+    pub egress: EgressSettings,
     /// Tells other daemons that this one lives.
     pub presence: Option<Presence>,
 }
@@ -85,6 +88,7 @@ pub struct Daemon {
     pub(crate) state_dir: PathBuf,
     pub(crate) roster: Roster,
     pub(crate) pool: PoolHandle,
+    pub(crate) egress: Egress,
     pub(crate) gate: Gate,
     /// Runs and image builds, each with a client that waits for its end.
     pub(crate) runs: TaskTracker,
@@ -118,6 +122,7 @@ impl Daemon {
             socket: parts.socket,
             runtime_dir: parts.runtime_dir,
             state_dir: parts.state_dir,
+            egress: Egress::start(parts.egress, &tasks),
             roster: parts.roster,
             pool,
             runs: TaskTracker::new(),
@@ -258,6 +263,10 @@ impl Daemon {
     /// Destroys what is warm and waits for the rest.
     pub(crate) async fn close(&self) {
         let left = self.pool.shutdown(POOL_GRACE).await;
+        let ended = timeout(CLOSE_GRACE, self.egress.shutdown()).await;
+        if ended.is_err() {
+            tracing::warn!("the egress process did not end in time");
+        }
         self.tasks.close();
         let in_time = timeout(CLOSE_GRACE, self.tasks.wait()).await.is_ok();
         if left > 0 || !in_time {

@@ -7,7 +7,12 @@ use isol8_engine::{Probe, ProbeStatus};
 use isol8_proto::v1::{Check, CheckStatus};
 use tokio::time::timeout;
 
-use crate::{kit, paths::write_atomically, roster::Roster};
+use crate::{
+    egress::{EgressSettings, examine},
+    kit,
+    paths::write_atomically,
+    roster::Roster,
+};
 
 /// An engine bounds its probes; this holds if it does not.
 const ENGINE_DEADLINE: Duration = Duration::from_secs(30);
@@ -69,6 +74,27 @@ fn folder(name: &str, path: &Path, variable: &str) -> Check {
         }
         Err(error) => check(name, CheckStatus::Warning, format!("{shown}: {error}"), ""),
     }
+}
+
+/// Starts an egress process that tries what it must not be able to do.
+pub async fn egress(settings: &EgressSettings, state_dir: &Path) -> Check {
+    let name = "egress process";
+    let held = match examine::examine(settings, state_dir).await {
+        Ok(held) => held,
+        Err(failure) => return from_failure(name, &failure),
+    };
+    let status = match (held.wrong.is_empty(), held.is_kept_from_files) {
+        (false, _) => CheckStatus::Failed,
+        (true, false) => CheckStatus::Warning,
+        (true, true) => CheckStatus::Ok,
+    };
+    let fix = match status {
+        CheckStatus::Warning => "use a kernel with Landlock (5.13 or later), or a daemon of root",
+        _ => "",
+    };
+    let mut found = vec![held.confined];
+    found.extend(held.wrong);
+    check(name, status, found.join("; "), fix)
 }
 
 /// Lets every engine probe itself.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: where it lives ([`paths`], [`kit`], [`socket`]), who speaks to
 //! it ([`connection`], [`server`]), what passes the gate ([`convert`]), what
-//! serves it ([`roster`], [`pool`]), a run and its way back (`run`, `outbox`,
+//! serves it ([`roster`], [`pool`], [`egress`]), a run and its way back (`run`, `outbox`,
 //! [`status`]), how it looks after itself ([`daemon`], [`reconcile`],
 //! [`doctor`]), and how it is put together ([`assembly`]).
 
@@ -15,6 +15,7 @@ pub mod connection;
 pub mod convert;
 pub mod server;
 
+pub mod egress;
 pub mod pool;
 pub mod roster;
 

@@ -12,7 +12,9 @@ use isol8_core::failure::{Failure, FailureKind};
 use isol8d::{
     assembly,
     daemon::Daemon,
-    doctor, log,
+    doctor,
+    egress::entrance,
+    log,
     paths::{Paths, Wishes},
     signals,
     socket::{Socket, SocketError},
@@ -44,6 +46,19 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Carries the traffic of filtered networks; the daemon starts it
+    #[command(hide = true)]
+    Egress {
+        /// Go on as this user
+        #[arg(long)]
+        uid: Option<u32>,
+        /// Try what must not be possible, and say what is
+        #[arg(long)]
+        self_check: bool,
+        /// A path that must be out of reach, for the self-check
+        #[arg(long, requires = "self_check")]
+        hidden: Vec<PathBuf>,
+    },
     /// Checks everything that can stop a run, without a running daemon
     Doctor {
         /// Print JSON
@@ -53,7 +68,18 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    let looks = match args.command.take() {
+        // Before any thread is started: it confines itself as a whole.
+        Some(Verb::Egress {
+            uid,
+            self_check: true,
+            hidden,
+        }) => return entrance::check(uid, &hidden),
+        Some(Verb::Egress { uid, .. }) => return entrance::carry(uid),
+        Some(Verb::Doctor { json }) => Some(json),
+        None => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -65,9 +91,9 @@ fn main() -> ExitCode {
         }
     };
     // On a worker, where what it accepts is served: no hand-over in between.
-    let work = runtime.spawn(async {
-        match args.command {
-            Some(Verb::Doctor { json }) => look(args, json).await,
+    let work = runtime.spawn(async move {
+        match looks {
+            Some(json) => look(args, json).await,
             None => serve(args).await,
         }
     });

@@ -21,8 +21,8 @@ use rustix::{
     },
     thread::{
         CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
-        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid,
     },
 };
 use thiserror::Error;
@@ -90,10 +90,7 @@ pub enum ConfineError {
     Kept(&'static str),
 }
 
-fn step<T>(
-    what: &'static str,
-    result: Result<T, impl Into<io::Error>>,
-) -> Result<T, ConfineError> {
+fn step<T>(what: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T, ConfineError> {
     result.map_err(|error| ConfineError::Step(what, error.into()))
 }
 
@@ -163,7 +160,10 @@ fn limit() -> Result<(), ConfineError> {
         current: files.maximum,
         ..files
     };
-    step("raise the number of files", setrlimit(Resource::Nofile, raised))
+    step(
+        "raise the number of files",
+        setrlimit(Resource::Nofile, raised),
+    )
 }
 
 /// Goes on as `uid` (and the group of that number), or, where nobody could

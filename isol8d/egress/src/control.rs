@@ -32,7 +32,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
 use thiserror::Error;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{io::Interest, net::UnixDatagram};
 
 use crate::{confine::Confined, gate::Totals};
 
@@ -41,6 +41,10 @@ mod wire;
 /// The longest message, in bytes: twice the most text of a filter's patterns,
 /// and below what a socket takes at once on every kernel (208 KiB).
 pub const MAX_MESSAGE_BYTES: usize = 128 << 10;
+
+/// The longest filter, in bytes as [`length_of`] counts them: the rest of the
+/// message is far below a kilobyte.
+pub const MAX_FILTER_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 10);
 
 /// Names what one run reaches the network through, on one control socket.
 /// Never used again.
@@ -155,25 +159,26 @@ pub fn split(fd: OwnedFd) -> io::Result<(Sender, Receiver)> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     rustix::io::ioctl_fionbio(&fd, true)?;
-    let fd = Arc::new(AsyncFd::register(fd)?);
+    // Of this type only the waiting is used, which is the same for both kinds.
+    let socket = Arc::new(UnixDatagram::from_std(fd.into())?);
     let receiver = Receiver {
-        fd: Arc::clone(&fd),
+        socket: Arc::clone(&socket),
         // One more than is taken, so that a longer message shows.
         buffer: vec![0; MAX_MESSAGE_BYTES + 1].into_boxed_slice(),
     };
-    Ok((Sender { fd }, receiver))
+    Ok((Sender { socket }, receiver))
 }
 
 /// The way out.
 #[derive(Debug, Clone)]
 pub struct Sender {
-    fd: Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<UnixDatagram>,
 }
 
 /// The way in.
 #[derive(Debug)]
 pub struct Receiver {
-    fd: Arc<AsyncFd<OwnedFd>>,
+    socket: Arc<UnixDatagram>,
     buffer: Box<[u8]>,
 }
 
@@ -206,7 +211,8 @@ impl Sender {
         if message.len() > MAX_MESSAGE_BYTES {
             return Err(ControlError::TooLong(message.len()));
         }
-        let send = |socket: &OwnedFd| -> io::Result<usize> {
+        let socket = &*self.socket;
+        let send = || -> io::Result<usize> {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
@@ -218,7 +224,7 @@ impl Sender {
             Ok(rustix::net::sendmsg(socket, &message, &mut control, flags)?)
         };
         // A message goes whole or not at all.
-        self.fd.async_io(Interest::WRITABLE, send).await?;
+        self.socket.async_io(Interest::WRITABLE, send).await?;
         Ok(())
     }
 }
@@ -256,9 +262,9 @@ impl Receiver {
     /// One message's length and descriptor. Messages are never empty: nothing
     /// is the end.
     async fn receive(&mut self) -> Result<Option<(usize, Option<OwnedFd>)>, ControlError> {
-        let buffer = &mut self.buffer;
-        let receive = |socket: &OwnedFd| take(socket.as_fd(), buffer);
-        let (length, flags, mut fds) = self.fd.async_io(Interest::READABLE, receive).await?;
+        let (socket, buffer) = (&*self.socket, &mut self.buffer);
+        let receive = || take(socket.as_fd(), buffer);
+        let (length, flags, mut fds) = socket.async_io(Interest::READABLE, receive).await?;
         if length == 0 {
             return Ok(None);
         }
@@ -274,7 +280,10 @@ impl Receiver {
     }
 }
 
-fn take(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, ReturnFlags, Vec<OwnedFd>)> {
+fn take(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, ReturnFlags, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -287,6 +296,12 @@ fn take(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, ReturnF
         }
     }
     Ok((message.bytes, message.flags, fds))
+}
+
+/// How long a filter is in a message, in bytes.
+#[must_use]
+pub fn length_of(filter: &Filter) -> usize {
+    wire::length_of(filter)
 }
 
 /// Checks that `fd` is what init makes for a filtered sandbox: a TCP socket

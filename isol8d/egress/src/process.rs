@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    confine::{self, Confined, ConfineError},
+    confine::{self, ConfineError, Confined},
     control::{self, ControlError, Hello, News, Order, TrafficId, check_listener},
     net::{Net, NetError},
     resolver::Resolver,
@@ -100,8 +100,14 @@ fn confine(uid: Option<u32>) -> Result<(Confined, usize), ProcessError> {
     let prepare = || -> io::Result<usize> {
         // The first runtime of a process makes a pair of Unix sockets for
         // signals, which the others use. Later there is no making one.
-        drop(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
-        Ok(available_parallelism().map_or(1, usize::from).min(MOST_WORKERS))
+        drop(
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?,
+        );
+        Ok(available_parallelism()
+            .map_or(1, usize::from)
+            .min(MOST_WORKERS))
     };
     Ok(confine::enter(uid, prepare)?)
 }
@@ -119,8 +125,8 @@ async fn serve(confined: Confined) -> Result<(), ProcessError> {
     // What waits here is bounded: records by the log budget of each run, the
     // rest by the orders of the daemon, which waits for answers.
     let (say, mut said) = mpsc::unbounded_channel();
-    #[expect(clippy::let_underscore_must_use, reason = "the queue's other end is below")]
-    let _ = say.send(News::Ready(confined));
+    // Its other end is below.
+    let _queued = say.send(News::Ready(confined));
     let mut desk = Desk {
         net,
         any_port,
@@ -176,7 +182,12 @@ fn way_out(hello: Hello<OwnedFd>) -> Result<Net, ProcessError> {
         authorities = Some(text);
     }
     let (upstream, bypass) = (Upstream::parse(&upstream)?, Bypass::parse(&hello.no_proxy));
-    Ok(Net::through(resolver, upstream, bypass, authorities.as_deref())?)
+    Ok(Net::through(
+        resolver,
+        upstream,
+        bypass,
+        authorities.as_deref(),
+    )?)
 }
 
 /// Gives orders to the tasks that they are for.
@@ -193,7 +204,11 @@ impl Desk {
     fn take(&mut self, order: Order<OwnedFd>) -> Result<(), ProcessError> {
         let (traffic, step) = match order {
             Order::Hello(_) => return Err(ProcessError::OutOfTurn("a second `Hello`")),
-            Order::Open { traffic, listener, filter } => {
+            Order::Open {
+                traffic,
+                listener,
+                filter,
+            } => {
                 if self.steps.contains_key(&traffic) {
                     return Err(ProcessError::OutOfTurn("`Open` of what is open"));
                 }
@@ -213,6 +228,7 @@ impl Desk {
         let task = self.steps.get(&traffic);
         let task = task.ok_or(ProcessError::OutOfTurn("an order for what is not open"))?;
         // A task that has ended had `Close` before.
-        task.send(step).map_err(|_| ProcessError::OutOfTurn("an order after `Close`"))
+        task.send(step)
+            .map_err(|_| ProcessError::OutOfTurn("an order after `Close`"))
     }
 }

@@ -50,7 +50,7 @@ impl Admin {
         }));
         v1::StatusResponse {
             install_cache: None,
-            egress: None,
+            egress: Some(daemon.egress.status()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: u64::try_from(daemon.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -147,6 +147,7 @@ impl AdminService for Admin {
             &daemon.state_dir,
             &daemon.config_source,
         );
+        checks.push(doctor::egress(daemon.egress.settings(), &daemon.state_dir).await);
         checks.extend(doctor::engines(&daemon.roster).await);
         Ok(Response::new(v1::DoctorResponse { checks }))
     }

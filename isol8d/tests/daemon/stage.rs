@@ -22,6 +22,7 @@ use isol8_proto::v1::{
 use isol8d::{
     connection::Connection,
     daemon::{Daemon, Parts},
+    egress::EgressSettings,
     roster::Roster,
 };
 use prost::Message as _;
@@ -86,6 +87,11 @@ impl Stage {
             socket: folder.path().join("isol8d.sock"),
             runtime_dir: folder.path().to_path_buf(),
             state_dir: folder.path().to_path_buf(),
+            egress: EgressSettings {
+                // Nobody's clock is paused for a process.
+                program: "/nonexistent/isol8d".into(),
+                ..EgressSettings::default()
+            },
             presence: None,
         };
         let daemon = Daemon::new(parts).expect("a good configuration");

@@ -67,14 +67,31 @@ const KIND_MASK: u64 = 0xf;
 const OPTIONS: [(i32, &[i32]); 4] = [
     (
         libc::SOL_SOCKET,
-        &[libc::SO_KEEPALIVE, libc::SO_LINGER, libc::SO_SNDBUF, libc::SO_RCVBUF],
+        &[
+            libc::SO_KEEPALIVE,
+            libc::SO_LINGER,
+            libc::SO_SNDBUF,
+            libc::SO_RCVBUF,
+        ],
     ),
     (
         libc::IPPROTO_TCP,
-        &[libc::TCP_NODELAY, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL, libc::TCP_KEEPCNT],
+        &[
+            libc::TCP_NODELAY,
+            libc::TCP_KEEPIDLE,
+            libc::TCP_KEEPINTVL,
+            libc::TCP_KEEPCNT,
+        ],
     ),
     (libc::IPPROTO_IP, &[libc::IP_RECVERR, libc::IP_MTU_DISCOVER]),
-    (libc::IPPROTO_IPV6, &[libc::IPV6_RECVERR, libc::IPV6_MTU_DISCOVER, libc::IPV6_V6ONLY]),
+    (
+        libc::IPPROTO_IPV6,
+        &[
+            libc::IPV6_RECVERR,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_V6ONLY,
+        ],
+    ),
 ];
 
 const FCNTL: [i32; 5] = [
@@ -153,7 +170,10 @@ fn allowed() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_prctl, each(0, &[libc::PR_SET_NAME, PR_SET_VMA])?);
     rules.insert(libc::SYS_mmap, mappings()?);
     // What was written to cannot become a program.
-    rules.insert(libc::SYS_mprotect, vec![all([without(2, libc::PROT_EXEC)?])?]);
+    rules.insert(
+        libc::SYS_mprotect,
+        vec![all([without(2, libc::PROT_EXEC)?])?],
+    );
     // Limits may be read.
     let read_only = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     rules.insert(libc::SYS_prlimit64, vec![all([read_only])?]);
@@ -189,7 +209,11 @@ fn options() -> Result<Vec<SeccompRule>, BackendError> {
 /// Memory that is not a program, and the code of a library of the resolver.
 fn mappings() -> Result<Vec<SeccompRule>, BackendError> {
     let library = [
-        masked(2, bits(libc::PROT_EXEC | libc::PROT_WRITE), bits(libc::PROT_EXEC))?,
+        masked(
+            2,
+            bits(libc::PROT_EXEC | libc::PROT_WRITE),
+            bits(libc::PROT_EXEC),
+        )?,
         without(3, libc::MAP_ANONYMOUS)?,
     ];
     Ok(vec![all([without(2, libc::PROT_EXEC)?])?, all(library)?])
@@ -200,7 +224,10 @@ fn all<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule,
 }
 
 fn each(index: u8, values: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
-    values.iter().map(|value| all([equal(index, *value)?])).collect()
+    values
+        .iter()
+        .map(|value| all([equal(index, *value)?]))
+        .collect()
 }
 
 fn without(index: u8, flags: i32) -> Result<SeccompCondition, BackendError> {
@@ -209,7 +236,12 @@ fn without(index: u8, flags: i32) -> Result<SeccompCondition, BackendError> {
 
 /// The kernel reads these arguments as 32 bits, and so does the filter.
 fn equal(index: u8, value: i32) -> Result<SeccompCondition, BackendError> {
-    SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, bits(value))
+    SeccompCondition::new(
+        index,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        bits(value),
+    )
 }
 
 fn masked(index: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {

@@ -150,9 +150,11 @@ pub(super) fn order<'d>(order: &super::Order<BorrowedFd<'d>>) -> (Vec<u8>, Optio
             };
             (OrderKind::Hello(said), hello.authorities)
         }
-        super::Order::Open { traffic, listener, filter } => {
-            (OrderKind::Open(policy(*traffic, filter)), Some(*listener))
-        }
+        super::Order::Open {
+            traffic,
+            listener,
+            filter,
+        } => (OrderKind::Open(policy(*traffic, filter)), Some(*listener)),
         super::Order::Set { traffic, filter } => (OrderKind::Set(policy(*traffic, filter)), None),
         super::Order::Close { traffic } => (OrderKind::Close(*traffic), None),
     };
@@ -195,9 +197,17 @@ fn policy(traffic: TrafficId, filter: &rules::Filter) -> Policy {
         allow: filter.allow.clone(),
         deny: filter.deny.clone(),
         registries: filter.registries.clone(),
-        allow_private: filter.allow_private.iter().map(ToString::to_string).collect(),
+        allow_private: filter
+            .allow_private
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         ports: filter.ports.iter().copied().map(u32::from).collect(),
     }
+}
+
+pub(super) fn length_of(filter: &rules::Filter) -> usize {
+    policy(0, filter).encoded_len()
 }
 
 fn filter(policy: Policy) -> Result<rules::Filter, ControlError> {
@@ -208,8 +218,12 @@ fn filter(policy: Policy) -> Result<rules::Filter, ControlError> {
         allow: policy.allow,
         deny: policy.deny,
         registries: policy.registries,
-        allow_private: ranges.collect::<Result<_, _>>().map_err(|_| malformed("a range"))?,
-        ports: ports.collect::<Result<_, _>>().map_err(|_| malformed("a port"))?,
+        allow_private: ranges
+            .collect::<Result<_, _>>()
+            .map_err(|_| malformed("a range"))?,
+        ports: ports
+            .collect::<Result<_, _>>()
+            .map_err(|_| malformed("a port"))?,
     })
 }
 
@@ -299,7 +313,11 @@ fn read(record: Record) -> Result<record::Record, ControlError> {
         host: record.host,
         port: u16::try_from(record.port).map_err(|_| ControlError::Malformed("a port"))?,
         path: record.path,
-        action: if record.blocked { Action::Block } else { Action::Allow },
+        action: if record.blocked {
+            Action::Block
+        } else {
+            Action::Allow
+        },
         reason: record.reason,
         bytes_in: record.bytes_in,
         bytes_out: record.bytes_out,

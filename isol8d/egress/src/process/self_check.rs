@@ -4,14 +4,14 @@ use std::{
     ffi::CString,
     fmt,
     fs::{self, OpenOptions},
-    net::{TcpListener, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddrV4, ToSocketAddrs},
     path::{Path, PathBuf},
     process::Command,
     thread,
 };
 
 use rustix::{
-    net::{AddressFamily, SocketType, socket},
+    net::{AddressFamily, SocketType, bind, listen, socket},
     process::{Pid, Uid, test_kill_process},
     thread::set_thread_uid,
 };
@@ -38,7 +38,9 @@ impl fmt::Display for Findings {
             Landlock::Missing => "no landlock",
         };
         writeln!(f, "uid {}, seccomp, {landlock}", self.confined.uid)?;
-        self.wrong.iter().try_for_each(|wrong| writeln!(f, "{wrong}"))
+        self.wrong
+            .iter()
+            .try_for_each(|wrong| writeln!(f, "{wrong}"))
     }
 }
 
@@ -48,13 +50,16 @@ impl fmt::Display for Findings {
 /// # Errors
 /// It cannot be confined.
 pub fn run(uid: Option<u32>, hidden: &[PathBuf]) -> Result<Findings, ProcessError> {
+    let daemon = rustix::process::getppid();
     let (confined, _) = confine(uid)?;
-    let mut wrong: Vec<String> = forbidden()
+    let mut wrong: Vec<String> = forbidden(daemon)
         .into_iter()
         .filter(|(_, done)| *done)
         .map(|(what, _)| format!("it can {what}"))
         .collect();
-    let hidden = hidden.iter().filter(|_| confined.landlock != Landlock::Missing);
+    let hidden = hidden
+        .iter()
+        .filter(|_| confined.landlock != Landlock::Missing);
     for path in hidden.filter(|path| is_open(path)) {
         wrong.push(format!("it can read `{}`", path.display()));
     }
@@ -73,28 +78,51 @@ fn is_open(path: &Path) -> bool {
 }
 
 /// What must fail, and whether it went through.
-fn forbidden() -> Vec<(&'static str, bool)> {
+fn forbidden(daemon: Option<Pid>) -> Vec<(&'static str, bool)> {
     let makes = |family, kind| socket(family, kind, None).is_ok();
     let executes = |path: &str| {
         let path = CString::new(path).unwrap_or_default();
         // Comes back only when it fails.
         nix::unistd::execv(&path, &[&path]).is_ok()
     };
-    let parent = rustix::process::getppid().or(Pid::from_raw(1));
     vec![
-        ("make a Unix socket", makes(AddressFamily::UNIX, SocketType::STREAM)),
-        ("make a Unix datagram socket", makes(AddressFamily::UNIX, SocketType::DGRAM)),
-        ("make a raw socket", makes(AddressFamily::INET, SocketType::RAW)),
-        ("make a packet socket", makes(AddressFamily::PACKET, SocketType::DGRAM)),
+        (
+            "make a Unix socket",
+            makes(AddressFamily::UNIX, SocketType::STREAM),
+        ),
+        (
+            "make a Unix datagram socket",
+            makes(AddressFamily::UNIX, SocketType::DGRAM),
+        ),
+        (
+            "make a raw socket",
+            makes(AddressFamily::INET, SocketType::RAW),
+        ),
+        (
+            "make a packet socket",
+            makes(AddressFamily::PACKET, SocketType::DGRAM),
+        ),
         ("make a pair of sockets", crate::control::pair().is_ok()),
-        ("listen on a port", TcpListener::bind(("127.0.0.1", 0)).is_ok()),
+        ("listen on a port", listens()),
         ("run a program", executes("/bin/true")),
         ("start a process", Command::new("/bin/true").spawn().is_ok()),
-        ("write to a file", OpenOptions::new().write(true).open("/dev/null").is_ok()),
+        (
+            "write to a file",
+            OpenOptions::new().write(true).open("/dev/null").is_ok(),
+        ),
         ("become root", set_thread_uid(Uid::ROOT).is_ok()),
-        ("signal the daemon", parent.is_some_and(|pid| test_kill_process(pid).is_ok())),
+        (
+            "signal the daemon",
+            daemon.is_some_and(|pid| test_kill_process(pid).is_ok()),
+        ),
         ("raise its limits", raises_limits()),
     ]
+}
+
+fn listens() -> bool {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None);
+    socket.is_ok_and(|socket| bind(&socket, &any).is_ok() || listen(&socket, 1).is_ok())
 }
 
 fn raises_limits() -> bool {
