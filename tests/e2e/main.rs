@@ -2,13 +2,15 @@
 //! daemon of its own, each promise on both engines.
 //!
 //! `run` is what a person sees of a run, `usage` what is refused before one,
-//! `isolation` what a sandbox is, `exhaustion` and `escape` what hostile
-//! programs try, `secrets` and `tenants` what must not reach others, `faults`
-//! what happens when the world around a run breaks.
+//! `isolation` what a sandbox is, `network` what leaves it, `install` what is
+//! added to it, `exhaustion` and `escape` what hostile programs try, `secrets`
+//! and `tenants` what must not reach others, `faults` what happens when the
+//! world around a run breaks.
 //!
 //! Cases have numbers, so that a finding can be talked about: RX is a resource
-//! that runs out, ES a way out of the sandbox, SL a secret that leaks, XR one
-//! run that meets another.
+//! that runs out, ES a way out of the sandbox, NE a way out by the network, PR
+//! a package that misbehaves, SL a secret that leaks, XR one run that meets
+//! another.
 
 #[macro_use]
 extern crate isol8_e2e;
@@ -17,6 +19,8 @@ mod run;
 mod usage;
 
 mod isolation;
+
+mod network;
 
 mod escape;
 mod exhaustion;

@@ -8,7 +8,7 @@ A step is one of
   {"rest": true}       reads to the end
   {"finish": true}     sends no more
 Standard output: {id: [what came of the steps that read]}; a vector ends with
-the first step that fails.
+the first step that fails, and with a CONNECT that is refused.
 """
 
 import base64
@@ -103,6 +103,8 @@ def speak(vector):
         wire.socket.settimeout(PATIENCE)
         for what in vector["steps"]:
             step(wire, what, seen)
+            if what.get("answer") == "CONNECT" and seen[-1]["status"] != 200:
+                break
         wire.socket.close()
     except TimeoutError:
         seen.append("late")
