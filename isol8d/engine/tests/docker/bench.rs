@@ -66,12 +66,21 @@ impl Bench {
 
     /// With a real init and a real image.
     pub(crate) async fn ready() -> Self {
+        Self::with_images_of(&[Runtime::Bash]).await
+    }
+
+    /// The same for other runtimes, with a kit that can park.
+    pub(crate) async fn with_images_of(runtimes: &[Runtime]) -> Self {
         let bench = Self::with_init(|at| {
             fs::copy(init_binary(), at).unwrap();
             executable(at);
         });
-        let key = spec().key;
-        bench.engine.prepare(&key, &|_| ()).await.unwrap();
+        crate::shared::add_hooks(&bench.place.kit);
+        for runtime in runtimes {
+            let mut key = spec().key;
+            key.runtime = *runtime;
+            bench.engine.prepare(&key, &|_| ()).await.unwrap();
+        }
         bench
     }
 

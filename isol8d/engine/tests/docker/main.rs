@@ -7,8 +7,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod bench;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 mod images;
 mod life;
+mod network;
 mod packages;
 mod trouble;

@@ -36,6 +36,13 @@ impl Bench {
         }
     }
 
+    /// With a kit that can park.
+    pub(crate) fn with_hooks() -> Self {
+        let bench = Self::new();
+        crate::shared::add_hooks(&bench.place.kit);
+        bench
+    }
+
     /// As a daemon that starts again on what the last one left.
     pub(crate) fn restarted(&self) -> Self {
         Self {

@@ -13,9 +13,12 @@
 
 mod bench;
 mod program;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 mod host;
 mod life;
 mod limits;
+mod network;
 mod posture;
 mod unprivileged;
