@@ -1,1 +1,79 @@
-//! To come.
+//! Bytes per second through the proxy, beside a direct connection to the same
+//! origin. A smoke test with a wide margin: `make bench` measures.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::{
+    rig::{Origin, Proxy, open, read_head, status},
+    tunnels::client_hello,
+};
+
+const MIB: usize = 256;
+
+/// Sends so much to whoever says anything.
+async fn flood() -> Origin {
+    Origin::run("127.0.0.1:0", |mut stream, _| async move {
+        let mut first = [0; 4096];
+        let count = stream.read(&mut first).await.unwrap();
+        if first[..count].starts_with(b"GET ") {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MIB << 20);
+            stream.write_all(head.as_bytes()).await.unwrap();
+        }
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..MIB {
+            stream.write_all(&piece).await.unwrap();
+        }
+    })
+    .await
+}
+
+async fn mib_per_second(stream: &mut TcpStream) -> f64 {
+    let began = Instant::now();
+    let (mut total, mut buffer) = (0, vec![0; 256 << 10]);
+    while total < MIB << 20 {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "only {total} bytes came");
+        total += count;
+    }
+    MIB as f64 / began.elapsed().as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_not_the_slowest_part() {
+    let origin = flood().await;
+    let proxy = Proxy::start(open(&[origin.port])).await;
+    let mut direct = TcpStream::connect(("127.0.0.1", origin.port))
+        .await
+        .unwrap();
+    direct.write_all(b"x").await.unwrap();
+    let direct = mib_per_second(&mut direct).await;
+
+    let (mut tunnel, _) = proxy.connect(&format!("origin.test:{}", origin.port)).await;
+    tunnel
+        .write_all(&client_hello("origin.test"))
+        .await
+        .unwrap();
+    let tunnelled = mib_per_second(&mut tunnel).await;
+
+    let mut plain = proxy.dial().await;
+    let request = format!(
+        "GET http://origin.test:{}/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        origin.port
+    );
+    plain.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(status(&read_head(&mut plain).await), 200);
+    let plain = mib_per_second(&mut plain).await;
+
+    println!("direct {direct:.0}, tunnel {tunnelled:.0}, plain {plain:.0} MiB/s");
+    // A busy machine with two cores shares them between four parties here.
+    for through in [tunnelled, plain] {
+        assert!(
+            through > 50.0 && through > direct / 20.0,
+            "{through} of {direct}"
+        );
+    }
+}
