@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 use super::{
@@ -37,8 +36,7 @@ const METADATA_NAMES: [&str; 6] = [
 const METADATA_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254));
 
 /// The rules as text, as they travel between processes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Patterns of which one must match the whole host. Empty (and no
     /// registries): every host.
@@ -48,14 +46,9 @@ pub struct Filter {
     /// Hosts that are allowed as well, word for word.
     pub registries: Vec<String>,
     /// Ranges that are not public and may be reached all the same.
-    #[serde(serialize_with = "texts")]
     pub allow_private: Vec<IpRange>,
     /// Ports that may be reached. Empty: none.
     pub ports: Vec<u16>,
-}
-
-fn texts<S: Serializer>(ranges: &[IpRange], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(ranges.iter().map(IpRange::to_string))
 }
 
 /// Which list an entry stands in.

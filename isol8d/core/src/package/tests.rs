@@ -404,6 +404,10 @@ fn errors_say_what_to_write() {
         "`--pre` is an option, not a package"
     );
     assert_eq!(
+        error(Runtime::Node, "-g"),
+        "`-g` is an option, not a package"
+    );
+    assert_eq!(
         error(Runtime::Python, "a\u{1b};b"),
         "`a\\u{1b};b` is not a python package: it holds `\\u{1b}`"
     );

@@ -49,6 +49,11 @@ fn nothing_that_a_host_holds_ends_the_line() {
     );
     let value: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(value["host"], host);
+    let plain = Record {
+        host: "a\u{7f}b".to_owned(),
+        ..record()
+    };
+    assert!(plain.to_json().contains(r#""a\u007fb""#));
 }
 
 #[test]
