@@ -7,7 +7,7 @@ use isol8_proto::v1::{Engine, Runtime};
 use tokio::process::Command;
 
 use crate::{
-    Options,
+    Options, install, network,
     report::{Bound, Figure},
     sample::Samples,
     stage::Stage,
@@ -92,12 +92,19 @@ pub(crate) async fn measure(options: &Options) -> anyhow::Result<Vec<Figure>> {
     if wanted("stdout") {
         figures.extend(stdout(&stage).await?);
     }
+    let python = interpreter(&stage, &SUBJECTS[0]).await?;
     stage.stop().await?;
     if wanted("idle") {
         figures.extend(idle().await?);
     }
     if wanted("cold") {
         figures.extend(cold(options).await?);
+    }
+    if wanted("network") {
+        figures.extend(network::network(options).await?);
+    }
+    if wanted("install") {
+        figures.extend(install::install(options, &python).await?);
     }
     Ok(figures)
 }

@@ -4,9 +4,12 @@
 //!
 //! [`stage`] starts a daemon of the benchmark's own, [`sample`] times and
 //! summarises, [`subjects`] are the things that are timed, [`figures`] says what
-//! is compared with what and how far it may be, [`report`] prints.
+//! is compared with what and how far it may be ([`network`] and [`install`] for
+//! what they are about), [`report`] prints.
 
 mod figures;
+mod install;
+mod network;
 mod report;
 mod sample;
 mod stage;

@@ -26,18 +26,23 @@ impl Samples {
 
     /// Median milliseconds to the end.
     pub(crate) fn whole_ms(&self) -> f64 {
-        quantile(&self.whole, 0.5)
+        median(&self.whole)
     }
 
     /// Median milliseconds to the first byte.
     pub(crate) fn first_byte_ms(&self) -> f64 {
-        quantile(&self.first_byte, 0.5)
+        median(&self.first_byte)
     }
 
     /// 99th percentile of milliseconds to the end.
     pub(crate) fn whole_p99_ms(&self) -> f64 {
         quantile(&self.whole, 0.99)
     }
+}
+
+/// The median; NaN without samples.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
 }
 
 /// The value below which a share `q` of the samples lies; NaN without samples.

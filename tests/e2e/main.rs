@@ -20,6 +20,7 @@ mod usage;
 
 mod isolation;
 
+mod install;
 mod network;
 
 mod escape;

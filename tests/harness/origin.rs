@@ -12,7 +12,7 @@
 //! | `/hang` | nothing, until the other side goes |
 //! | `/cut` | less than was promised |
 //! | `/headers` | what was asked, as JSON |
-//! | a path given to [`Origin::serve`] | what was given |
+//! | what was given to [`Origin::serve`] | what was given with it |
 //! | any other | a line with the path |
 //!
 //! CONNECT opens a tunnel that ends here as well, so that an origin is a
@@ -122,7 +122,7 @@ impl Origin {
         first.local_addr().expect("it is bound")
     }
 
-    /// Answers a path with this from now on, under every name.
+    /// Answers every path that ends like this from now on, under every name.
     pub fn serve(&self, path: &str, reply: Reply) {
         lock(&self.record).served.push((path.to_owned(), reply));
     }
@@ -212,7 +212,7 @@ fn serve(
                 .served
                 .iter()
                 .rev()
-                .find(|(path, _)| *path == seen.path());
+                .find(|(path, _)| seen.path().ends_with(path.as_str()));
             found.map(|(_, reply)| reply.clone())
         };
         if seen.method == "CONNECT" {
