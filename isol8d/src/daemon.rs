@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit::Audit,
     egress::{Egress, EgressSettings},
     outbox::Outbox,
     pool::{PoolHandle, gate::Gate},
@@ -90,6 +91,7 @@ pub struct Daemon {
     pub(crate) pool: PoolHandle,
     pub(crate) egress: Egress,
     pub(crate) gate: Gate,
+    pub(crate) audit: Audit,
     /// Runs and image builds, each with a client that waits for its end.
     pub(crate) runs: TaskTracker,
     /// Everything else that was spawned.
@@ -109,13 +111,16 @@ impl Daemon {
     /// Puts the parts together and starts the pool.
     ///
     /// # Errors
-    /// What the configuration asks for and this version does not do.
+    /// What the configuration asks for and this version does not do; an audit
+    /// log that cannot be written.
     pub fn new(parts: Parts) -> Result<Arc<Self>, Failure> {
+        let audit = Audit::open(&parts.config.audit, &parts.state_dir)?;
         let tasks = TaskTracker::new();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = PoolHandle::start(parts.roster.engines().clone(), &parts.config, cores, &tasks)?;
         Ok(Arc::new(Self {
             gate: Gate::new(parts.config.max_concurrent),
+            audit,
             config: parts.config,
             config_source: parts.config_source,
             id: parts.id,

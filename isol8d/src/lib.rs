@@ -3,7 +3,7 @@
 //! Reading order: where it lives ([`paths`], [`kit`], [`socket`]), who speaks to
 //! it ([`connection`], [`server`]), what passes the gate ([`convert`]), what
 //! serves it ([`roster`], [`pool`], [`egress`]), a run and its way back (`run`, `outbox`,
-//! [`status`]), how it looks after itself ([`daemon`], [`reconcile`],
+//! [`status`]) and its record ([`audit`]), how it looks after itself ([`daemon`], [`reconcile`],
 //! [`doctor`]), and how it is put together ([`assembly`]).
 
 pub mod paths;
@@ -19,6 +19,7 @@ pub mod egress;
 pub mod pool;
 pub mod roster;
 
+pub mod audit;
 mod outbox;
 mod run;
 pub mod status;
