@@ -33,6 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     audit::Audit,
     egress::{Egress, EgressSettings},
+    layers::{Layers, Means},
     outbox::Outbox,
     pool::{PoolHandle, gate::Gate},
     reconcile,
@@ -90,6 +91,8 @@ pub struct Daemon {
     pub(crate) roster: Roster,
     pub(crate) pool: PoolHandle,
     pub(crate) egress: Egress,
+    /// Packages that were installed for earlier runs.
+    pub(crate) layers: Layers,
     pub(crate) gate: Gate,
     pub(crate) audit: Audit,
     /// Runs and image builds, each with a client that waits for its end.
@@ -118,6 +121,17 @@ impl Daemon {
         let tasks = TaskTracker::new();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = PoolHandle::start(parts.roster.engines().clone(), &parts.config, cores, &tasks)?;
+        let egress = Egress::start(parts.egress, &tasks);
+        let layers = Layers::open(
+            parts.state_dir.join("layers"),
+            Means {
+                pool: pool.clone(),
+                egress: egress.clone(),
+                mounted: parts.roster.mounted(),
+                network: parts.config.network.clone(),
+                tasks: tasks.clone(),
+            },
+        );
         Ok(Arc::new(Self {
             gate: Gate::new(parts.config.max_concurrent),
             audit,
@@ -127,7 +141,8 @@ impl Daemon {
             socket: parts.socket,
             runtime_dir: parts.runtime_dir,
             state_dir: parts.state_dir,
-            egress: Egress::start(parts.egress, &tasks),
+            egress,
+            layers,
             roster: parts.roster,
             pool,
             runs: TaskTracker::new(),

@@ -20,6 +20,8 @@ pub mod pool;
 pub mod roster;
 
 pub mod audit;
+mod install;
+mod layers;
 mod outbox;
 mod run;
 pub mod status;

@@ -34,11 +34,14 @@ const MAX_EVENTS: usize = 1024;
 /// Small writes are joined up to this size.
 const JOIN_BYTES: usize = 16 << 10;
 
-/// One of the program's two output streams.
+/// One of the program's two output streams, or what an installer says before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
     Stdout,
     Stderr,
+    /// Reaches the client as standard error, and has an account of its own: it
+    /// was not paid for with the program's credit.
+    Installer,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,7 @@ struct State {
     /// Bytes that the client took and init has no credit for yet.
     taken_stdout: u64,
     taken_stderr: u64,
+    taken_installer: u64,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +127,11 @@ impl Outbox {
         self.push(|queue| queue.push_back(Entry::Event(event)));
     }
 
+    /// Adds events.
+    pub(crate) fn events(&self, events: impl Iterator<Item = run_event::Event>) {
+        events.for_each(|event| self.event(event));
+    }
+
     fn push(&self, add: impl FnOnce(&mut VecDeque<Entry>)) {
         let mut state = self.0.state();
         if state.ended || state.reader_gone {
@@ -163,6 +172,8 @@ impl Outbox {
     /// is full.
     pub(crate) fn take_credit(&self) -> (u64, u64) {
         let mut state = self.0.state();
+        // The installer is over when the program has credit.
+        state.taken_installer = 0;
         let mut due = (0, 0);
         if state.taken_stdout >= CREDIT_STEP_BYTES {
             due.0 = std::mem::take(&mut state.taken_stdout);
@@ -171,6 +182,11 @@ impl Outbox {
             due.1 = std::mem::take(&mut state.taken_stderr);
         }
         due
+    }
+
+    /// Takes what the client has taken of the installer's words.
+    pub(crate) fn take_installer(&self) -> u64 {
+        std::mem::take(&mut self.0.state().taken_installer)
     }
 
     /// Counts output that goes to nobody as taken.
@@ -199,11 +215,13 @@ impl State {
         match channel {
             Channel::Stdout => self.taken_stdout += bytes,
             Channel::Stderr => self.taken_stderr += bytes,
+            Channel::Installer => self.taken_installer += bytes,
         }
     }
 
     fn credit_is_due(&self) -> bool {
-        self.taken_stdout.max(self.taken_stderr) >= CREDIT_STEP_BYTES
+        let most = self.taken_stdout.max(self.taken_stderr);
+        most.max(self.taken_installer) >= CREDIT_STEP_BYTES
     }
 }
 
@@ -240,7 +258,7 @@ impl State {
         self.taken(channel, bytes.len() as u64);
         match channel {
             Channel::Stdout => run_event::Event::Stdout(bytes),
-            Channel::Stderr => run_event::Event::Stderr(bytes),
+            Channel::Stderr | Channel::Installer => run_event::Event::Stderr(bytes),
         }
     }
 }

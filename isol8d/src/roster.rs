@@ -11,6 +11,7 @@ use isol8_core::{
     config::EngineChoice,
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
+    layer::LayerId,
     outcome::Counters,
     package::Package,
     runtime::Runtime,
@@ -35,13 +36,26 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const HEALTH_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Sandboxes that this process is making or has made and not yet tried to
-/// destroy. What an engine shows beyond them is nobody's.
+/// destroy, with the layer that each mounts. What an engine shows beyond them is
+/// nobody's.
 #[derive(Debug, Default)]
-struct Known(Mutex<BTreeSet<SandboxId>>);
+struct Known(Mutex<BTreeMap<SandboxId, Option<LayerId>>>);
 
 impl Known {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Option<LayerId>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells which layers sandboxes mount. Clones tell the same.
+#[derive(Debug, Clone)]
+pub struct Mounted(Arc<Known>);
+
+impl Mounted {
+    /// Those of every sandbox that exists or is being made.
+    #[must_use]
+    pub fn layers(&self) -> BTreeSet<LayerId> {
+        self.0.lock().values().flatten().cloned().collect()
     }
 }
 
@@ -117,7 +131,13 @@ impl Roster {
     /// Whether this process answers for a sandbox.
     #[must_use]
     pub fn knows(&self, id: &SandboxId) -> bool {
-        self.known.lock().contains(id)
+        self.known.lock().contains_key(id)
+    }
+
+    /// Which layers are mounted, now and later.
+    #[must_use]
+    pub fn mounted(&self) -> Mounted {
+        Mounted(Arc::clone(&self.known))
     }
 
     /// What was last heard from an engine; `None` before its first answer.
@@ -266,7 +286,8 @@ impl Engine for Noting {
     }
 
     async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, Failure> {
-        self.known.lock().insert(spec.id.clone());
+        let layer = spec.key.layer.clone();
+        self.known.lock().insert(spec.id.clone(), layer);
         let mut note = Note {
             known: &self.known,
             id: Some(spec.id.clone()),

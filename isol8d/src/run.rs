@@ -17,7 +17,7 @@ use isol8_core::{
     ids::{Principal, RunId},
     mask::Secrets,
     outcome::{Counters, Outcome, Usage, Verdict},
-    request::{RunLimits, RunRequest},
+    request::{MAX_TIMEOUT, RunLimits, RunRequest},
     sandbox::{EngineKind, Limits, SandboxKey},
 };
 use isol8_engine::link::Link;
@@ -30,17 +30,23 @@ use tracing::Instrument;
 use crate::{
     convert,
     daemon::Daemon,
+    egress::Report,
     outbox::Outbox,
     pool::{Hold, Lease, PoolHandle, gate::Pass},
     status,
 };
 
+mod intake;
 mod lane;
+mod network;
+mod packages;
 mod program;
 pub(crate) mod pump;
 mod stdin;
 mod verdict;
 
+use intake::Intake;
+use packages::{Packages, Place, bounded, lacks_base};
 use pump::{Pump, Stops};
 use verdict::{Seen, judge, since};
 
@@ -61,6 +67,15 @@ pub(crate) struct Job {
     pub(crate) outbox: Outbox,
     /// Ends this run; a child of the daemon's own token.
     pub(crate) cancel: CancellationToken,
+}
+
+impl Job {
+    fn stops(&self, daemon: &Daemon) -> Stops {
+        Stops {
+            cancel: self.cancel.clone(),
+            daemon: daemon.cancel_runs.clone(),
+        }
+    }
 }
 
 /// A run that took place, with what is left to do.
@@ -148,13 +163,20 @@ async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<En
     let began = Instant::now();
     let mut deadline = began + request.limits.timeout;
     let front = Front::enter(&daemon.pool);
+    let ready = ready(daemon, engine, job, &mut deadline).await?;
+    let (key, packages) = match ready {
+        Ok(ready) => ready,
+        Err(seen) => return Ok(ended_in_install(seen, &job.request.limits)),
+    };
+    job.outbox
+        .events(network::open_notice(&job.request).into_iter());
     let mut lost = 0;
     loop {
         let request = &job.request;
         let leased = tokio::select! {
             biased;
             () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
-            leased = lease(daemon, engine, request, &job.outbox, &mut deadline) => leased?,
+            leased = lease(daemon, &key, request, &job.outbox, &mut deadline) => leased?,
         };
         let Some(lease) = leased else {
             let reason = verdict::timeout_reason(request.limits.timeout);
@@ -171,7 +193,8 @@ async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<En
         }));
         let times = Times { began, deadline };
         let may_retry = lease.warm && lost < MAX_LOST;
-        if let Some((outcome, link, hold)) = drive(daemon, job, lease, times, may_retry).await? {
+        let driven = drive(daemon, job, lease, &packages, times, may_retry).await?;
+        if let Some((outcome, link, hold)) = driven {
             return Ok(Ended {
                 outcome,
                 left: Some(Left {
@@ -187,6 +210,47 @@ async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<En
     }
 }
 
+/// Sees to the packages of a run, building its base image first where that is
+/// missing: that time is not the run's. Gives what kind of sandbox it then needs;
+/// the inner `Err` is a run that was over before.
+async fn ready(
+    daemon: &Daemon,
+    engine: EngineKind,
+    job: &Job,
+    deadline: &mut Instant,
+) -> Result<Result<(SandboxKey, Packages), Seen>, Failure> {
+    let request = &job.request;
+    let mut key = key_of(engine, request);
+    if request.install.is_empty() {
+        return Ok(Ok((key, Packages::None)));
+    }
+    let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
+    let mut intake = Intake::new(request, &secrets, &job.outbox);
+    let place = Place {
+        daemon,
+        request,
+        outbox: &job.outbox,
+    };
+    let stops = job.stops(daemon);
+    let mut done = bounded(place.ready(&mut key, &mut intake), *deadline, &stops).await;
+    if matches!(&done, Ok(Err(failure)) if lacks_base(failure, request)) {
+        let began = Instant::now();
+        let built = daemon.prepare(&key, &job.outbox);
+        // Its own time is bounded by the engine.
+        let Ok(built) = bounded(built, *deadline + MAX_TIMEOUT, &stops).await else {
+            return Ok(Err(stops.seen()));
+        };
+        built?;
+        *deadline += began.elapsed();
+        done = bounded(place.ready(&mut key, &mut intake), *deadline, &stops).await;
+    }
+    intake.finish();
+    match done {
+        Ok(packages) => Ok(Ok((key, packages?))),
+        Err(seen) => Ok(Err(seen)),
+    }
+}
+
 /// A warm sandbox that somebody killed may be leased before its death is known.
 /// So many in a row, and it is no accident.
 const MAX_LOST: u32 = 8;
@@ -199,28 +263,62 @@ struct Times {
 }
 
 /// Runs the program in its sandbox, to the verdict. `None`, where `may_retry`:
-/// the sandbox was dead before the program started in it.
+/// the sandbox was dead before anything of the run happened in it.
 async fn drive(
     daemon: &Daemon,
     job: &mut Job,
     lease: Lease,
+    packages: &Packages,
     times: Times,
     may_retry: bool,
 ) -> Result<Option<(Outcome, Link, Hold)>, Failure> {
     let leased_after = times.began.elapsed();
-    let request = &job.request;
-    let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
+    let secrets = Secrets::new(&job.request.secrets).expect("the gate has checked them");
+    let stops = job.stops(daemon);
     let Lease {
-        sandbox,
+        mut sandbox,
         parked,
         baseline,
         hold,
         ..
     } = lease;
-    let stops = Stops {
-        cancel: job.cancel.clone(),
-        daemon: daemon.cancel_runs.clone(),
+    let mut installed = Report::default();
+    let own = matches!(packages, Packages::Own { .. });
+    if let Packages::Own { identity } = packages {
+        let place = Place {
+            daemon,
+            request: &job.request,
+            outbox: &job.outbox,
+        };
+        let mut intake = Intake::new(&job.request, &secrets, &job.outbox);
+        let work = place.install_here(identity, &mut sandbox, &hold, baseline, &mut intake);
+        let done = bounded(work, times.deadline, &stops).await;
+        intake.finish();
+        match done {
+            Ok(report) => installed = report?,
+            Err(seen) => {
+                let ended = ended_in_install(seen, &job.request.limits);
+                return Ok(Some((ended.outcome, sandbox.link, hold)));
+            }
+        }
+    }
+    let request = &job.request;
+    let registries = packages.registries(daemon, request);
+    let door = sandbox.listener.as_ref();
+    let open = network::open(daemon, request, hold.id(), door, &registries);
+    let traffic = match bounded(open, times.deadline, &stops).await {
+        Ok(traffic) => traffic?,
+        Err(seen) => {
+            let (verdict, reason) = judge(seen, None, &request.limits);
+            let outcome = ended_early(verdict, reason).outcome;
+            return Ok(Some((outcome, sandbox.link, hold)));
+        }
     };
+    if !request.install.is_empty() {
+        job.outbox.event(phase(v1::Phase::Code));
+    }
+    // The parked interpreter has looked for packages before they were there.
+    let parked = parked && !own;
     let mut pump = Pump::new(
         request,
         &secrets,
@@ -231,26 +329,36 @@ async fn drive(
         &job.outbox,
     );
     let seen = pump.run(times.deadline, &stops).await?;
-    if may_retry && matches!(seen, Seen::LinkLost) && pump.is_untouched() {
+    if may_retry && !own && matches!(seen, Seen::LinkLost) && pump.is_untouched() {
         return Ok(None);
     }
     let wall = times.began.elapsed();
     pump.finish();
-    let now = match seen {
-        // Nobody is there to be told.
-        Seen::Cancelled => None,
-        seen => {
-            let patience = if seen.needs_counters() {
-                VERDICT_COUNTERS
-            } else {
-                USAGE_COUNTERS
-            };
-            timeout(patience, hold.engine().counters(hold.id()))
-                .await
-                .ok()
-                .and_then(Result::ok)
+    let closing = async {
+        match traffic {
+            Some(traffic) => traffic.close().await,
+            None => Report::default(),
         }
     };
+    let counting = async {
+        match seen {
+            // Nobody is there to be told.
+            Seen::Cancelled => None,
+            seen => {
+                let patience = if seen.needs_counters() {
+                    VERDICT_COUNTERS
+                } else {
+                    USAGE_COUNTERS
+                };
+                timeout(patience, hold.engine().counters(hold.id()))
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+            }
+        }
+    };
+    let (report, now) = tokio::join!(closing, counting);
+    let report = network::joined(installed, report);
     let used = now.map(|now| since(baseline, now));
     tracing::debug!(
         leased_us = leased_after.as_micros(),
@@ -259,20 +367,22 @@ async fn drive(
         parked = pump.parked,
         "run phases"
     );
-    let outcome = conclude(seen, used, wall, &pump, request);
+    let conclusion = conclude(seen, used, wall, &pump, request);
+    let outcome = Outcome {
+        usage: Usage {
+            network_bytes_in: report.bytes_in,
+            network_bytes_out: report.bytes_out,
+            ..conclusion.usage
+        },
+        ..conclusion
+    };
+    network::tell(&report, &job.request, &secrets, &job.outbox);
     Ok(Some((outcome, pump.into_link(), hold)))
 }
 
-/// Leases a sandbox, building its image first where that is missing: that time
-/// is not the run's. `None` when the run's time was over before.
-async fn lease(
-    daemon: &Daemon,
-    engine: EngineKind,
-    request: &RunRequest,
-    outbox: &Outbox,
-    deadline: &mut Instant,
-) -> Result<Option<Lease>, Failure> {
-    let key = SandboxKey {
+/// The kind of sandbox that a run needs, as long as nothing is installed.
+fn key_of(engine: EngineKind, request: &RunRequest) -> SandboxKey {
+    SandboxKey {
         engine,
         runtime: request.runtime,
         image: request.image.clone(),
@@ -281,25 +391,38 @@ async fn lease(
         sandbox_size: request.limits.sandbox_size,
         tmp_size: request.limits.tmp_size,
         layer: None,
-    };
-    let limits = Limits {
+    }
+}
+
+fn limits_of(request: &RunRequest) -> Limits {
+    Limits {
         memory: request.limits.memory,
         cpu: request.limits.cpu,
         pids: request.limits.pids,
-    };
+    }
+}
+
+/// Leases a sandbox, building its image first where that is missing: that time
+/// is not the run's. `None` when the run's time was over before.
+async fn lease(
+    daemon: &Daemon,
+    key: &SandboxKey,
+    request: &RunRequest,
+    outbox: &Outbox,
+    deadline: &mut Instant,
+) -> Result<Option<Lease>, Failure> {
+    let limits = limits_of(request);
     let leased = timeout_at(*deadline, daemon.pool.lease(key.clone(), limits)).await;
     match leased {
-        Ok(Err(failure))
-            if failure.kind == FailureKind::ImageMissing && request.image.is_none() =>
-        {
+        Ok(Err(failure)) if lacks_base(&failure, request) => {
             let began = Instant::now();
-            daemon.prepare(&key, outbox).await?;
+            daemon.prepare(key, outbox).await?;
             *deadline += began.elapsed();
         }
         Ok(leased) => return leased.map(Some),
         Err(_) => return Ok(None),
     }
-    match timeout_at(*deadline, daemon.pool.lease(key, limits)).await {
+    match timeout_at(*deadline, daemon.pool.lease(key.clone(), limits)).await {
         Ok(leased) => leased.map(Some),
         Err(_) => Ok(None),
     }
@@ -329,6 +452,16 @@ fn cancelled_early(daemon: &Daemon) -> Ended<'static> {
         Seen::Cancelled
     };
     let (verdict, reason) = judge(seen, None, &RunLimits::default());
+    ended_early(verdict, reason)
+}
+
+/// The end of a run whose packages were not there in time.
+fn ended_in_install(seen: Seen, limits: &RunLimits) -> Ended<'static> {
+    let (verdict, reason) = judge(seen, None, limits);
+    let reason = reason.map(|reason| match seen {
+        Seen::Deadline => format!("{reason} while packages were installed"),
+        _ => reason,
+    });
     ended_early(verdict, reason)
 }
 

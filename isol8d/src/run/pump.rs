@@ -52,6 +52,17 @@ pub(super) struct Stops {
     pub(super) daemon: CancellationToken,
 }
 
+impl Stops {
+    /// Who it was, once [`Stops::cancel`] has fired.
+    pub(super) fn seen(&self) -> Seen {
+        if self.daemon.is_cancelled() {
+            Seen::Stopped
+        } else {
+            Seen::Cancelled
+        }
+    }
+}
+
 /// What init said about the main process itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rusage {

@@ -49,7 +49,7 @@ impl Admin {
             ..Default::default()
         }));
         v1::StatusResponse {
-            install_cache: None,
+            install_cache: Some(daemon.layers.status()),
             egress: Some(daemon.egress.status()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

@@ -1,0 +1,198 @@
+//! The task that builds one layer.
+
+use std::{sync::Arc, time::SystemTime};
+
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    package::Package,
+};
+use tokio::{sync::watch, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Building, Outcome, Shared, Use, Wish, fetch,
+    name::LayerName,
+    now, remove_later,
+    store::{Draft, Meta, Stored},
+    tree::Written,
+};
+use crate::{
+    install::{self, Job, site::Site, transcript::Transcript},
+    pool::Lease,
+};
+
+pub(super) fn broken() -> Failure {
+    Failure::new(
+        FailureKind::Internal,
+        "the daemon has a bug: the installation broke off",
+    )
+    .hint("`isol8 daemon logs` shows where")
+}
+
+/// Takes a build off the list however its task ends.
+struct Listed {
+    shared: Arc<Shared>,
+    name: LayerName,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let ours = |building: &Building| building.outcome.same_channel(&self.outcome.subscribe());
+        if state.builds.get(&self.name).is_some_and(ours) {
+            state.builds.remove(&self.name);
+        }
+    }
+}
+
+/// Starts the task. The caller lists what comes out.
+pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Building {
+    let (sender, outcome) = watch::channel(None);
+    let (text, cancel) = (Transcript::new(), CancellationToken::new());
+    let listed = Listed {
+        shared: Arc::clone(shared),
+        name: name.clone(),
+        outcome: sender,
+    };
+    let task = {
+        let (wish, text, cancel) = (wish.clone(), text.clone(), cancel.clone());
+        async move {
+            let shared = Arc::clone(&listed.shared);
+            let built = tokio::select! {
+                biased;
+                // Dropping the rest ends the sandbox and removes what was
+                // written.
+                () = cancel.cancelled() => return,
+                built = build(&shared, &listed.name, &wish, &text) => built,
+            };
+            match &built {
+                Ok(built) => tracing::info!(layer = %built.id, "packages were installed"),
+                Err(failure) => tracing::info!(error = %failure, "packages were not installed"),
+            }
+            let outcome = listed.outcome.clone();
+            // Who comes from now on must not wait for what is over.
+            drop(listed);
+            outcome.send_replace(Some(built));
+        }
+    };
+    shared.means.tasks.spawn(task);
+    Building {
+        wish,
+        text,
+        outcome,
+        waiters: 0,
+        cancel,
+    }
+}
+
+async fn build(shared: &Shared, name: &LayerName, wish: &Wish, text: &Transcript) -> Outcome {
+    let mut lease = shared
+        .means
+        .pool
+        .lease(wish.key.clone(), wish.limits)
+        .await?;
+    let built = work(shared, name, wish, text, &mut lease).await;
+    lease.release().await;
+    built
+}
+
+async fn work(
+    shared: &Shared,
+    name: &LayerName,
+    wish: &Wish,
+    text: &Transcript,
+    lease: &mut Lease,
+) -> Outcome {
+    let filter = install::filter(&wish.hosts, &shared.means.network);
+    let job = Job {
+        runtime: wish.key.runtime,
+        packages: &wish.packages,
+        for_layer: true,
+        identity: &wish.identity,
+        apt: wish.apt.as_deref(),
+        filter: &filter,
+        registries: &shared.registries,
+        text,
+    };
+    let sandbox = &mut lease.sandbox;
+    let mut site = Site {
+        id: lease.hold.id(),
+        engine: lease.hold.engine(),
+        link: &mut sandbox.link,
+        interpreter: &sandbox.interpreter,
+        network: wish.key.network,
+        listener: sandbox.listener.as_ref(),
+        baseline: lease.baseline,
+        egress: &shared.means.egress,
+    };
+    let there = shared.state().index.find(name, now());
+    if let Some(there) = there {
+        // It was made in another network: only its registries are not known.
+        let order = job.order(site.interpreter, site.network);
+        install::learn(&mut site, &job, &order).await?;
+        return Ok(there);
+    }
+    install::install(&mut site, &job).await?;
+    let folder = job.order(site.interpreter, site.network).result();
+    let (draft, written) = fetch::fetch(site.link, folder, &shared.store).await?;
+    keep(shared, name, wish, draft, written).await
+}
+
+/// Makes room and gives the layer its name.
+async fn keep(
+    shared: &Shared,
+    name: &LayerName,
+    wish: &Wish,
+    draft: Draft,
+    written: Written,
+) -> Result<Use, Failure> {
+    let created = now();
+    let (going, id) = {
+        let mut state = shared.state();
+        // Under the lock: whoever finds a layer before holds it, and who comes
+        // later does not find it.
+        let mounted = shared.means.mounted.layers();
+        let going = state.index.make_room(created, written.bytes, &mounted);
+        (
+            going.ok_or_else(full)?,
+            state.index.free_id(name).ok_or_else(full)?,
+        )
+    };
+    remove_later(&shared.store, going);
+    let meta = Meta {
+        runtime: wish.key.runtime.to_string(),
+        engine: wish.key.engine.to_string(),
+        packages: wish.packages.iter().map(ToString::to_string).collect(),
+        identity: wish.identity.clone(),
+        registries: shared.registries.note(&wish.identity, &wish.worlds()),
+        pinned: wish.packages.iter().all(Package::pinned),
+        bytes: written.bytes,
+        entries: written.entries,
+        created_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
+    };
+    let stored = Stored {
+        id,
+        meta,
+        last_used: created,
+    };
+    let kept = spawn_blocking({
+        let (store, stored) = (shared.store.clone(), stored.clone());
+        move || {
+            store.keep(draft, &stored.id, &stored.meta)?;
+            store.touch(&stored.id, SystemTime::UNIX_EPOCH + created);
+            Ok(())
+        }
+    });
+    kept.await
+        .unwrap_or_else(|error| Err(broken().because(&error)))?;
+    Ok(shared.state().index.add(stored))
+}
+
+fn full() -> Failure {
+    Failure::new(
+        FailureKind::NoSpace,
+        "the install cache is full of packages that are in use",
+    )
+    .hint("`--no-install-cache` installs them for one run alone")
+}

@@ -1,0 +1,183 @@
+//! The layers that there are, and who uses them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use isol8_core::layer::LayerId;
+
+use super::{
+    name::LayerName,
+    retention::{self, Held, MOST_BYTES},
+    store::{Meta, Stored},
+};
+
+/// Layers of one name that can exist at once: an expired one that is still
+/// mounted, and its successors.
+const MOST_GENERATIONS: u32 = 16;
+
+/// A layer that is kept for as long as this lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Use {
+    pub(crate) id: LayerId,
+    _anchor: Arc<()>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    meta: Meta,
+    last_used: Duration,
+    /// Held by every [`Use`].
+    anchor: Arc<()>,
+}
+
+/// All layers. Times are those since 1970.
+#[derive(Debug, Default)]
+pub(crate) struct Index(BTreeMap<LayerId, Layer>);
+
+impl Index {
+    /// Adds a layer that is on disk.
+    pub(crate) fn add(&mut self, stored: Stored) -> Use {
+        let layer = Layer {
+            meta: stored.meta,
+            last_used: stored.last_used,
+            anchor: Arc::default(),
+        };
+        let found = Use {
+            id: stored.id.clone(),
+            _anchor: Arc::clone(&layer.anchor),
+        };
+        self.0.insert(stored.id, layer);
+        found
+    }
+
+    /// The layer of a name that has not expired; it counts as used now.
+    pub(crate) fn find(&mut self, name: &LayerName, now: Duration) -> Option<Use> {
+        let none = BTreeSet::new();
+        for generation in 0..MOST_GENERATIONS {
+            let id = name.id(generation);
+            let Some(layer) = self.0.get_mut(&id) else {
+                continue;
+            };
+            if !held(&id, layer, &none).is_expired(now) {
+                layer.last_used = now;
+                let _anchor = Arc::clone(&layer.anchor);
+                return Some(Use { id, _anchor });
+            }
+        }
+        None
+    }
+
+    /// What the next layer of a name is called. `None` when every name is taken.
+    pub(crate) fn free_id(&self, name: &LayerName) -> Option<LayerId> {
+        let mut ids = (0..MOST_GENERATIONS).map(|generation| name.id(generation));
+        ids.find(|id| !self.0.contains_key(id))
+    }
+
+    /// Takes out what must go so that `wanted` more bytes fit. `None`: too much
+    /// of it is in use. `mounted` are the layers of sandboxes that exist.
+    pub(crate) fn make_room(
+        &mut self,
+        now: Duration,
+        wanted: u64,
+        mounted: &BTreeSet<LayerId>,
+    ) -> Option<Vec<LayerId>> {
+        let all: Vec<Held> = self
+            .0
+            .iter()
+            .map(|(id, layer)| held(id, layer, mounted))
+            .collect();
+        let going = retention::to_remove(&all, now, wanted, MOST_BYTES)?;
+        for id in &going {
+            self.0.remove(id);
+        }
+        Some(going)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.values().map(|layer| layer.meta.bytes).sum()
+    }
+}
+
+fn held(id: &LayerId, layer: &Layer, mounted: &BTreeSet<LayerId>) -> Held {
+    Held {
+        id: id.clone(),
+        bytes: layer.meta.bytes,
+        created: Duration::from_millis(layer.meta.created_ms),
+        last_used: layer.last_used,
+        pinned: layer.meta.pinned,
+        in_use: Arc::strong_count(&layer.anchor) > 1 || mounted.contains(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isol8_core::{config::Config, package::Package, runtime::Runtime, sandbox::EngineKind};
+
+    use super::*;
+
+    const WEEK: Duration = retention::UNPINNED_AGE;
+
+    fn name(package: &str) -> LayerName {
+        let key = Config::default().usual_key(EngineKind::Native, Runtime::Python);
+        let package = Package::parse(Runtime::Python, package).expect("a good package");
+        LayerName::new(&key, "x", &[package], 1)
+    }
+
+    fn stored(id: LayerId, created: Duration, bytes: u64) -> Stored {
+        let meta = Meta {
+            runtime: "python".to_owned(),
+            engine: "native".to_owned(),
+            packages: Vec::new(),
+            identity: "x".to_owned(),
+            registries: Vec::new(),
+            pinned: false,
+            bytes,
+            entries: 1,
+            created_ms: u64::try_from(created.as_millis()).expect("small"),
+        };
+        Stored {
+            id,
+            meta,
+            last_used: created,
+        }
+    }
+
+    #[test]
+    fn an_expired_layer_has_a_successor_while_it_is_mounted() {
+        let (mut index, six) = (Index::default(), name("six"));
+        let first = index.free_id(&six).expect("all are free");
+        drop(index.add(stored(first.clone(), Duration::ZERO, 1)));
+        let found = index.find(&six, WEEK / 2).expect("it is fresh");
+        assert_eq!(found.id, first);
+        assert!(index.find(&six, WEEK).is_none(), "it has expired");
+        let next = index.free_id(&six).expect("others are free");
+        assert_ne!(next, first);
+        let mounted = BTreeSet::new();
+        let going = index.make_room(WEEK, 0, &mounted);
+        assert_eq!(going, Some(vec![]), "somebody holds it");
+        drop(index.add(stored(next.clone(), WEEK, 1)));
+        assert_eq!(index.find(&six, WEEK).expect("the successor").id, next);
+        drop(found);
+        assert_eq!(index.make_room(WEEK, 0, &mounted), Some(vec![first]));
+        assert_eq!(index.count(), 1);
+    }
+
+    #[test]
+    fn what_a_sandbox_mounts_stays() {
+        let (mut index, six) = (Index::default(), name("six"));
+        let id = six.id(0);
+        drop(index.add(stored(id.clone(), WEEK, MOST_BYTES)));
+        let mounted = BTreeSet::from([id.clone()]);
+        assert_eq!(index.make_room(WEEK, 1, &mounted), None);
+        assert_eq!(index.bytes(), MOST_BYTES);
+        assert_eq!(index.make_room(WEEK, 1, &BTreeSet::new()), Some(vec![id]));
+        assert_eq!(index.bytes(), 0);
+    }
+}

@@ -1,0 +1,241 @@
+//! What a run does about its packages before its program starts.
+//!
+//! ```text
+//!  none ─────────────────────────────────────────────────▶ program
+//!  layer there ──────────────────────▶ sandbox with it ──▶ program
+//!  layer not there ──▶ it is built ──▶ sandbox with it ──▶ program
+//!  bash on docker ──▶ image is made ─▶ sandbox of it ────▶ program
+//!  without the cache ─▶ sandbox ──▶ installed in there ──▶ program
+//! ```
+//! Packages of bash are the system's: they are mounted over the root, which
+//! nothing inside of a sandbox can change, and so they always come from a layer
+//! or an image.
+
+use std::{path::Path, sync::Arc};
+
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    request::RunRequest,
+    runtime::Runtime,
+    sandbox::{EngineKind, SandboxKey},
+};
+use isol8_engine::Sandbox;
+use isol8_proto::v1::{self, run_event::Event};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+
+use super::{intake::Intake, limits_of, phase, pump::Stops, verdict::Seen};
+use crate::{
+    daemon::Daemon,
+    egress::Report,
+    install::{self, Job, apt::Apt, site::Site, transcript::Transcript},
+    layers::{Use, Waiting, Wish},
+    outbox::Outbox,
+    pool::Hold,
+};
+
+/// Where the packages of a run are.
+#[derive(Debug)]
+pub(super) enum Packages {
+    /// It has none.
+    None,
+    /// In a layer, which is kept while this lives.
+    Layer { _layer: Use, identity: String },
+    /// In the image that the key now names.
+    Image,
+    /// Still to be installed in the run's own sandbox.
+    Own { identity: String },
+}
+
+impl Packages {
+    /// The hosts that they came from.
+    pub(super) fn registries(&self, daemon: &Daemon, request: &RunRequest) -> Vec<String> {
+        match self {
+            Self::None | Self::Image => Vec::new(),
+            Self::Layer { identity, .. } | Self::Own { identity } => {
+                daemon
+                    .layers
+                    .hosts(identity, request.runtime, &request.install)
+            }
+        }
+    }
+}
+
+/// Something that has to be over by a time, and sooner when nobody wants it any
+/// more. `Err`: it was given up.
+pub(super) async fn bounded<T>(
+    work: impl Future<Output = T>,
+    deadline: Instant,
+    stops: &Stops,
+) -> Result<T, Seen> {
+    tokio::select! {
+        biased;
+        () = stops.cancel.cancelled() => Err(stops.seen()),
+        done = work => Ok(done),
+        () = sleep_until(deadline) => Err(Seen::Deadline),
+    }
+}
+
+/// What `work` needs to be told.
+pub(super) struct Place<'a> {
+    pub(super) daemon: &'a Daemon,
+    pub(super) request: &'a RunRequest,
+    pub(super) outbox: &'a Outbox,
+}
+
+impl Place<'_> {
+    /// Sees to it that the packages are there, as far as that can be done before
+    /// the run has its sandbox. Changes `key` to a sandbox that has them.
+    ///
+    /// # Errors
+    /// Why they cannot be installed.
+    ///
+    /// # Cancellation
+    /// An installation that nobody else waits for is given up.
+    pub(super) async fn ready(
+        &self,
+        key: &mut SandboxKey,
+        intake: &mut Intake<'_>,
+    ) -> Result<Packages, Failure> {
+        let request = self.request;
+        if request.install.is_empty() {
+            return Ok(Packages::None);
+        }
+        if request.runtime == Runtime::Bash && key.engine == EngineKind::Docker {
+            key.image = Some(self.image(key, intake).await?);
+            return Ok(Packages::Image);
+        }
+        let engine = self.daemon.roster.engine(key.engine)?;
+        let mut identity = engine.identity(key).await?;
+        let mut apt = None;
+        if request.runtime == Runtime::Bash {
+            let found = system_packages().await?;
+            identity = format!("{identity} {}", found.fingerprint());
+            apt = Some(Arc::new(found));
+        } else if request.no_install_cache {
+            return Ok(Packages::Own { identity });
+        }
+        let wish = Wish {
+            key: key.clone(),
+            limits: limits_of(request),
+            packages: request.install.clone(),
+            hosts: request.hosts.clone(),
+            identity: identity.clone(),
+            apt,
+        };
+        let layer = self.layer(wish, intake).await?;
+        key.layer = Some(layer.id.clone());
+        Ok(Packages::Layer {
+            _layer: layer,
+            identity,
+        })
+    }
+
+    async fn layer(&self, wish: Wish, intake: &mut Intake<'_>) -> Result<Use, Failure> {
+        let layers = &self.daemon.layers;
+        let mut missed = false;
+        loop {
+            if let Some(found) = layers.find(&wish, !missed) {
+                return Ok(found);
+            }
+            if !missed {
+                self.outbox.event(phase(v1::Phase::Install));
+                missed = true;
+            }
+            let mut waiting = layers.join(wish.clone());
+            if waiting.joined {
+                self.notice("waiting for another run that installs the same packages");
+            }
+            let Waiting { text, outcome, .. } = &mut waiting;
+            let built = intake.follow(text, outcome.wait()).await;
+            match built {
+                // What failed with the bounds of another run may do with ours.
+                Err(_) if !waiting.same_terms => {}
+                built => return built,
+            }
+        }
+    }
+
+    async fn image(
+        &self,
+        key: &SandboxKey,
+        intake: &mut Intake<'_>,
+    ) -> Result<isol8_core::sandbox::ImageName, Failure> {
+        let (daemon, request) = (self.daemon, self.request);
+        let engine = daemon.roster.engine(key.engine)?;
+        let text = Transcript::new();
+        let began = std::sync::Once::new();
+        let progress = |line: &str| {
+            began.call_once(|| self.outbox.event(phase(v1::Phase::Install)));
+            text.add(line.as_bytes());
+            text.add(b"\n");
+        };
+        let limits = limits_of(request);
+        let derived = engine.derive_image(key, &request.install, &limits, &progress);
+        intake.follow(&mut text.reader(), derived).await
+    }
+
+    /// Installs into the run's own sandbox. Gives what went through the filter.
+    ///
+    /// # Errors
+    /// Why they cannot be installed.
+    ///
+    /// # Cancellation
+    /// Not cancel safe: the sandbox is to be destroyed.
+    pub(super) async fn install_here(
+        &self,
+        identity: &str,
+        sandbox: &mut Sandbox,
+        hold: &Hold,
+        baseline: Option<isol8_core::outcome::Counters>,
+        intake: &mut Intake<'_>,
+    ) -> Result<Report, Failure> {
+        let (daemon, request) = (self.daemon, self.request);
+        self.outbox.event(phase(v1::Phase::Install));
+        let text = Transcript::new();
+        let filter = install::filter(&request.hosts, &daemon.config.network);
+        let job = Job {
+            runtime: request.runtime,
+            packages: &request.install,
+            for_layer: false,
+            identity,
+            apt: None,
+            filter: &filter,
+            registries: daemon.layers.registries(),
+            text: &text,
+        };
+        let mut site = Site {
+            id: hold.id(),
+            engine: hold.engine(),
+            link: &mut sandbox.link,
+            interpreter: &sandbox.interpreter,
+            network: request.network,
+            listener: sandbox.listener.as_ref(),
+            baseline,
+            egress: &daemon.egress,
+        };
+        let installed = install::install(&mut site, &job);
+        intake.follow(&mut text.reader(), installed).await
+    }
+
+    fn notice(&self, message: &str) {
+        self.outbox.event(Event::Notice(v1::Notice {
+            message: message.to_owned(),
+        }));
+    }
+}
+
+/// What the host's own package manager has.
+async fn system_packages() -> Result<Apt, Failure> {
+    let looked = spawn_blocking(|| Apt::look(Path::new("/"))).await;
+    looked.unwrap_or_else(|error| {
+        Err(Failure::new(FailureKind::Internal, "cannot look at apt").because(&error))
+    })
+}
+
+/// Whether the failure is that the base image is not there, which can be built.
+pub(super) fn lacks_base(failure: &Failure, request: &RunRequest) -> bool {
+    failure.kind == FailureKind::ImageMissing && request.image.is_none()
+}
