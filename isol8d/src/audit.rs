@@ -40,7 +40,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use head::Heads;
+pub use head::{Head, Heads};
 
 use days::Days;
 use entry::{Body, Ended, Entry, Started};
@@ -127,8 +127,9 @@ impl RunAudit {
         Heads::new(self.0.as_ref().is_some_and(wanted))
     }
 
-    /// Records that the run is about to start: after the sandbox is known,
-    /// before anything of the request runs in it, installers included.
+    /// Records that the run is about to start. Comes before anything of the
+    /// request runs anywhere, installers included; the sandbox may not be known
+    /// yet.
     ///
     /// # Errors
     /// `NoSpace` on a full disk, else `Internal`: the run must not start.
@@ -139,11 +140,11 @@ impl RunAudit {
         &self,
         request: &RunRequest,
         engine: EngineKind,
-        sandbox: &SandboxId,
+        sandbox: Option<&SandboxId>,
     ) -> Result<(), Failure> {
         let Some(run) = &self.0 else { return Ok(()) };
         let started = Started {
-            sandbox: sandbox.clone(),
+            sandbox: sandbox.cloned(),
             principal: run.principal,
             engine,
             request: request.clone(),
@@ -164,14 +165,17 @@ impl RunAudit {
         }
     }
 
-    /// Records how the run ended.
+    /// Records how the run ended, and in which sandbox it was, if it had one.
     ///
     /// # Cancellation
     /// As [`RunAudit::started`].
-    pub async fn ended(&self, outcome: &Outcome, output: Heads) {
-        let outcome = outcome.clone();
-        self.tell(|_| Body::Ended(Box::new(Ended { outcome, output })))
-            .await;
+    pub async fn ended(&self, outcome: &Outcome, sandbox: Option<&SandboxId>, output: Heads) {
+        let ended = || Ended {
+            sandbox: sandbox.cloned(),
+            outcome: outcome.clone(),
+            output,
+        };
+        self.tell(|_| Body::Ended(Box::new(ended()))).await;
     }
 
     /// Records why the run did not take place, or that its end is not known.

@@ -30,7 +30,7 @@ pub(super) enum Body {
 
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) sandbox: SandboxId,
+    pub(super) sandbox: Option<SandboxId>,
     pub(super) principal: Principal,
     pub(super) engine: EngineKind,
     pub(super) request: RunRequest,
@@ -39,6 +39,7 @@ pub(super) struct Started {
 
 #[derive(Debug)]
 pub(super) struct Ended {
+    pub(super) sandbox: Option<SandboxId>,
     pub(super) outcome: Outcome,
     pub(super) output: Heads,
 }

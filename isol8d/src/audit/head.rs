@@ -3,19 +3,21 @@
 /// Of each stream, so much is recorded.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// The beginning of stdout and of stderr. Collects nothing where nobody wants
-/// it.
+/// The beginning of both streams of a run. By default it collects nothing.
 #[derive(Debug, Default)]
-pub struct Heads(Option<Box<Both>>);
-
-#[derive(Debug, Default)]
-pub(super) struct Both {
-    pub(super) stdout: Head,
-    pub(super) stderr: Head,
+pub struct Heads {
+    /// Of stdout.
+    pub stdout: Head,
+    /// Of the program's stderr.
+    pub stderr: Head,
 }
 
+/// The beginning of one stream, where somebody wants it.
 #[derive(Debug, Default)]
-pub(super) struct Head {
+pub struct Head(Option<Kept>);
+
+#[derive(Debug, Default)]
+pub(super) struct Kept {
     pub(super) bytes: Vec<u8>,
     /// There was more.
     pub(super) cut: bool,
@@ -23,33 +25,25 @@ pub(super) struct Head {
 
 impl Heads {
     pub(super) fn new(wanted: bool) -> Self {
-        Self(wanted.then(Box::default))
-    }
-
-    pub(super) fn both(&self) -> Option<&Both> {
-        self.0.as_deref()
-    }
-
-    /// Takes what leaves for the client as stdout: already masked.
-    pub fn stdout(&mut self, bytes: &[u8]) {
-        if let Some(both) = &mut self.0 {
-            both.stdout.push(bytes);
-        }
-    }
-
-    /// Takes what leaves for the client as stderr of the program.
-    pub fn stderr(&mut self, bytes: &[u8]) {
-        if let Some(both) = &mut self.0 {
-            both.stderr.push(bytes);
+        let head = || Head(wanted.then(Kept::default));
+        Self {
+            stdout: head(),
+            stderr: head(),
         }
     }
 }
 
 impl Head {
-    fn push(&mut self, bytes: &[u8]) {
-        let room = HEAD_BYTES - self.bytes.len();
+    /// Takes what leaves for the client: masked and capped already.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let Some(kept) = &mut self.0 else { return };
+        let room = HEAD_BYTES - kept.bytes.len();
         let fits = bytes.len().min(room);
-        self.bytes.extend_from_slice(&bytes[..fits]);
-        self.cut |= fits < bytes.len();
+        kept.bytes.extend_from_slice(&bytes[..fits]);
+        kept.cut |= fits < bytes.len();
+    }
+
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        self.0.as_ref()
     }
 }

@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use isol8_core::{
     egress::record::Record,
     failure::Failure,
-    ids::Principal,
+    ids::{Principal, SandboxId},
     mask::Secrets,
     outcome::Verdict,
     request::{Hosts, RunLimits},
@@ -17,7 +17,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::entry::{Body, Ended, Entry, Started};
+use super::{
+    entry::{Body, Ended, Entry, Started},
+    head::Head,
+};
 
 /// What every line begins with.
 #[derive(Serialize)]
@@ -34,7 +37,8 @@ struct Line<'a, T> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StartedBody<'a> {
-    sandbox_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox_id: Option<&'a str>,
     uid: u32,
     engine: &'static str,
     runtime: &'static str,
@@ -71,7 +75,9 @@ struct LimitsBody {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct EndedBody {
+struct EndedBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox_id: Option<&'a str>,
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u8>,
@@ -118,31 +124,31 @@ struct FailedBody {
 pub(super) fn lines(entry: &Entry, now: Timestamp) -> Vec<Vec<u8>> {
     let time = format!("{now:.3}");
     let secrets = &entry.secrets;
-    let head = |event| Head {
+    let begin = |event| Begin {
         time: &time,
         event,
         run_id: entry.run.as_str(),
     };
     match &entry.body {
-        Body::Started(run) => vec![head("run_started").with(started(run, secrets))],
+        Body::Started(run) => vec![begin("run_started").with(started(run, secrets))],
         Body::Network(records) => {
-            let line = |record| head("network").with(masked(record, secrets));
+            let line = |record| begin("network").with(masked(record, secrets));
             records.iter().map(line).collect()
         }
-        Body::Ended(run) => vec![head("run_ended").with(ended(run, secrets))],
+        Body::Ended(run) => vec![begin("run_ended").with(ended(run, secrets))],
         Body::Failed(principal, failure) => {
-            vec![head("run_failed").with(failed(*principal, failure, secrets))]
+            vec![begin("run_failed").with(failed(*principal, failure, secrets))]
         }
     }
 }
 
-struct Head<'a> {
+struct Begin<'a> {
     time: &'a str,
     event: &'static str,
     run_id: &'a str,
 }
 
-impl Head<'_> {
+impl Begin<'_> {
     fn with(&self, body: impl Serialize) -> Vec<u8> {
         let line = Line {
             time: self.time,
@@ -187,7 +193,7 @@ fn started<'a>(run: &'a Started, secrets: &Secrets) -> StartedBody<'a> {
     let code = request.code.as_bytes();
     let packages = request.install.iter();
     StartedBody {
-        sandbox_id: run.sandbox.as_str(),
+        sandbox_id: run.sandbox.as_ref().map(SandboxId::as_str),
         uid: run.principal.0,
         engine: run.engine.name(),
         runtime: request.runtime.name(),
@@ -217,19 +223,21 @@ fn limits(limits: &RunLimits) -> LimitsBody {
     }
 }
 
-fn ended(run: &Ended, secrets: &Secrets) -> EndedBody {
+fn ended<'a>(run: &'a Ended, secrets: &Secrets) -> EndedBody<'a> {
     let (outcome, usage) = (&run.outcome, &run.outcome.usage);
     let (exit_code, signal) = match outcome.verdict {
         Verdict::Exited(code) => (Some(code), None),
         Verdict::Signalled(signal) => (None, Some(signal)),
         _ => (None, None),
     };
-    let head = |head: &super::head::Head| HeadBody {
-        text: text(&head.bytes, secrets),
-        cut: head.cut,
+    let head = |head: &Head| {
+        head.kept().map(|kept| HeadBody {
+            text: text(&kept.bytes, secrets),
+            cut: kept.cut,
+        })
     };
-    let both = run.output.both();
     EndedBody {
+        sandbox_id: run.sandbox.as_ref().map(SandboxId::as_str),
         verdict: outcome.verdict.name(),
         exit_code,
         signal,
@@ -244,8 +252,8 @@ fn ended(run: &Ended, secrets: &Secrets) -> EndedBody {
             network_bytes_out: usage.network_bytes_out,
         },
         truncated: outcome.stdout_truncated || outcome.stderr_truncated,
-        stdout: both.map(|both| head(&both.stdout)),
-        stderr: both.map(|both| head(&both.stderr)),
+        stdout: head(&run.output.stdout),
+        stderr: head(&run.output.stderr),
     }
 }
 

@@ -109,7 +109,7 @@ fn of_run(audit: &Audit, byte: u8) -> RunAudit {
 
 async fn start(run: &RunAudit, code: &[u8]) -> Result<(), Failure> {
     let sandbox = sandbox_id();
-    run.started(&request(code), EngineKind::Native, &sandbox)
+    run.started(&request(code), EngineKind::Native, Some(&sandbox))
         .await
 }
 
@@ -150,10 +150,10 @@ async fn a_run_is_told_from_start_to_end_and_without_secrets() {
     run.network(&[record("a\n\u{2028}hunter2"), record("b")])
         .await;
     let mut heads = run.heads();
-    heads.stdout(b"*** caf\xc3\xa9 ");
-    heads.stdout(b"hunter2");
-    heads.stderr(&vec![b'x'; 70_000]);
-    run.ended(&outcome(), heads).await;
+    heads.stdout.push(b"*** caf\xc3\xa9 ");
+    heads.stdout.push(b"hunter2");
+    heads.stderr.push(&vec![b'x'; 70_000]);
+    run.ended(&outcome(), Some(&sandbox_id()), heads).await;
 
     let mut lines = lines(state.path());
     for line in &mut lines {
@@ -172,7 +172,7 @@ async fn a_run_is_told_from_start_to_end_and_without_secrets() {
         {"code":"print('*** �')\n","codeBytes":19,"codeSha256":"14c6aa07da50dc8bd01c2c853a82419ba0c039ac9ee8a2af5b2b9b65168dd89d","engine":"native","event":"run_started","hosts":{"allow":["example\\.com"],"deny":["***"]},"image":null,"limits":{"cpuMillis":1000,"maxOutputBytes":1048576,"memoryBytes":536870912,"pids":64,"sandboxBytes":536870912,"timeoutMs":30000,"tmpBytes":268435456},"network":"filtered","packages":["rich"],"runId":"01010101010101010101010101010101","runtime":"python","sandboxId":"5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b","time":null,"uid":1000,"writable":false}
         {"action":"ALLOW","bytesIn":1,"bytesOut":2,"durationMs":3,"event":"network","host":"a\n ***","method":"GET","path":"/?key=***","port":80,"reason":"","runId":"01010101010101010101010101010101","time":null,"timestamp":"2023-11-14T22:13:20.000Z"}
         {"action":"ALLOW","bytesIn":1,"bytesOut":2,"durationMs":3,"event":"network","host":"b","method":"GET","path":"/?key=***","port":80,"reason":"","runId":"01010101010101010101010101010101","time":null,"timestamp":"2023-11-14T22:13:20.000Z"}
-        {"event":"run_ended","exitCode":3,"runId":"01010101010101010101010101010101","stderr":null,"stdout":{"cut":false,"text":"*** café ***"},"time":null,"truncated":true,"usage":{"cpuMs":0,"networkBytesIn":1,"networkBytesOut":0,"peakMemoryBytes":0,"stderrBytes":0,"stdoutBytes":9,"wallMs":5},"verdict":"exited"}
+        {"event":"run_ended","exitCode":3,"runId":"01010101010101010101010101010101","sandboxId":"5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b","stderr":null,"stdout":{"cut":false,"text":"*** café ***"},"time":null,"truncated":true,"usage":{"cpuMs":0,"networkBytesIn":1,"networkBytesOut":0,"peakMemoryBytes":0,"stderrBytes":0,"stdoutBytes":9,"wallMs":5},"verdict":"exited"}
     "#]].assert_eq(&text);
 }
 
@@ -183,8 +183,8 @@ async fn code_and_output_are_the_operators_choice() {
     let run = of_run(&audit, 1);
     start(&run, b"secret sauce").await.expect("room");
     let mut heads = run.heads();
-    heads.stdout(b"secret result");
-    run.ended(&outcome(), heads).await;
+    heads.stdout.push(b"secret result");
+    run.ended(&outcome(), None, heads).await;
     let failure = Failure::new(FailureKind::ImageMissing, "no image for hunter2");
     of_run(&audit, 2)
         .failed(&failure.cause("hunter2").hint("x"))
@@ -206,7 +206,7 @@ async fn nothing_is_made_where_nobody_wants_a_record() {
     let run = of_run(&audit, 1);
     start(&run, b"").await.expect("nothing to do");
     run.network(&[record("a")]).await;
-    run.ended(&outcome(), run.heads()).await;
+    run.ended(&outcome(), None, run.heads()).await;
     assert!(files_of(state.path()).is_empty());
 }
 
@@ -377,7 +377,7 @@ async fn runs_at_once_never_mix_their_lines() {
             for _ in 0..10 {
                 run.network(&[record("a"), record("b")]).await;
             }
-            run.ended(&outcome(), run.heads()).await;
+            run.ended(&outcome(), None, run.heads()).await;
         });
     }
     tasks.join_all().await;

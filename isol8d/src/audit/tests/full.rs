@@ -59,7 +59,7 @@ async fn on_a_full_disk() {
     let failure = Failure::new(FailureKind::NoSpace, "c".repeat(5000));
     second.failed(&failure).await;
     first.network(&[record("a")]).await;
-    first.ended(&outcome(), first.heads()).await;
+    first.ended(&outcome(), None, first.heads()).await;
     assert_eq!(lines(state.path()).len(), 1);
     // As long as lines are kept nothing starts, though this one would fit.
     let third = of_run(&audit, 3);
@@ -101,7 +101,7 @@ async fn lines_that_wait_are_tried_again_by_themselves() {
     // A folder that is not there takes no file, and so no line.
     let away = state.path().join("away");
     fs::rename(&folder, &away).expect("it is there");
-    run.ended(&outcome(), run.heads()).await;
+    run.ended(&outcome(), None, run.heads()).await;
     let failure = start(&of_run(&audit, 2), b"").await.expect_err("no folder");
     assert_eq!(failure.kind, FailureKind::Internal);
     fs::rename(&away, &folder).expect("it is there");
