@@ -39,7 +39,8 @@ const UNPACK: &str = include_str!("apt/unpack.sh");
 const UPDATE: &str = "apt-get -q update \"$@\" || true";
 
 /// Without these there is no apt here.
-const TOOLS: [&str; 3] = ["usr/bin/apt-get", "usr/bin/dpkg-deb", "usr/bin/gpgv"];
+const TOOLS: [&str; 3] = ["usr/bin/apt-get", "usr/bin/dpkg-deb", GPGV];
+const GPGV: &str = "usr/bin/gpgv";
 /// Newer apts have another for signatures.
 const OTHER_GPGV: &str = "usr/bin/sqv";
 
@@ -83,13 +84,7 @@ impl Apt {
     /// # Errors
     /// `Unsupported` on a host without apt.
     pub(crate) fn look(root: &Path) -> Result<Self, Failure> {
-        let there = |tool: &str| root.join(tool).exists();
-        let lacks = TOOLS
-            .iter()
-            .find(|tool| !there(tool) && !(tool.ends_with("gpgv") && there(OTHER_GPGV)));
-        if let Some(tool) = lacks {
-            return Err(unsupported().cause(format!("`/{tool}` is not there")));
-        }
+        check_tools(root)?;
         let status = read_public(&root.join(STATUS), MAX_STATUS_BYTES)
             .map_err(|error| unsupported().cause(format!("cannot read `/{STATUS}`: {error}")))?;
         let mut apt = Self {
@@ -99,13 +94,8 @@ impl Apt {
         apt.send("apt.conf", CONFIG.into());
         apt.send("status", status.into());
         let etc = root.join("etc/apt");
-        for name in FILES {
-            apt.add(&etc, name);
-        }
-        for (folder, endings) in FOLDERS {
-            for name in names_in(&etc.join(folder), endings) {
-                apt.add(&etc, &format!("{folder}/{name}"));
-            }
+        for name in names(&etc) {
+            apt.add(&etc, &name);
         }
         Ok(apt)
     }
@@ -211,6 +201,26 @@ impl Apt {
             order.step(Must::Succeed, ["/bin/sh", "-c", UNPACK]),
         ]
     }
+}
+
+fn check_tools(root: &Path) -> Result<(), Failure> {
+    let exists = |tool: &str| root.join(tool).exists();
+    let there = |tool: &str| exists(tool) || (tool == GPGV && exists(OTHER_GPGV));
+    let lacks = TOOLS.into_iter().find(|tool| !there(tool));
+    match lacks {
+        Some(tool) => Err(unsupported().cause(format!("`/{tool}` is not there"))),
+        None => Ok(()),
+    }
+}
+
+/// The files below `/etc/apt` that a jail may get.
+fn names(etc: &Path) -> Vec<String> {
+    let files = FILES.into_iter().map(str::to_owned);
+    let in_folders = FOLDERS.into_iter().flat_map(|(folder, endings)| {
+        let names = names_in(&etc.join(folder), endings).into_iter();
+        names.map(move |name| format!("{folder}/{name}"))
+    });
+    files.chain(in_folders).collect()
 }
 
 fn unsupported() -> Failure {

@@ -157,16 +157,24 @@ fn apt_says_where_it_goes() {
 }
 
 #[test]
-fn what_is_installed_on_the_host_counts() {
-    let before = look(&host(&[]));
-    assert_eq!(before.fingerprint(), look(&host(&[])).fingerprint());
-    let other = look(&host(&[(STATUS, "Package: dash\n")]));
-    assert_ne!(before.fingerprint(), other.fingerprint());
+fn what_the_host_has_counts() {
+    let print = |files: &[(&str, &str)]| look(&host(files)).fingerprint();
+    let source = ("etc/apt/sources.list", "deb http://a.example x y\n");
+    let usual = print(&[source]);
+    assert_eq!(usual, print(&[source]));
+    for other in [
+        print(&[]),
+        print(&[source, (STATUS, "Package: dash\n")]),
+        print(&[source, ("etc/apt/preferences.d/pin", "")]),
+        print(&[("etc/apt/preferences", source.1)]),
+    ] {
+        assert_ne!(usual, other);
+    }
 }
 
 #[test]
 fn a_host_without_apt_says_so() {
-    for missing in [TOOLS[0], TOOLS[1], TOOLS[2], STATUS] {
+    for missing in TOOLS.into_iter().chain([STATUS]) {
         let root = host(&[]);
         fs::remove_file(root.path().join(missing)).expect("it is there");
         let failure = Apt::look(root.path()).expect_err(missing);
@@ -175,7 +183,7 @@ fn a_host_without_apt_says_so() {
         assert_eq!(failure.hint.as_deref(), Some("use `--engine docker`"));
     }
     let root = host(&[(OTHER_GPGV, "")]);
-    fs::remove_file(root.path().join(TOOLS[2])).expect("it is there");
+    fs::remove_file(root.path().join(GPGV)).expect("it is there");
     look(&root);
 }
 
@@ -194,6 +202,7 @@ fn packages_are_arguments_of_their_own() {
         network: Network::Filtered,
         packages: &packages,
         for_layer: true,
+        apt: None,
     };
     let steps = Apt::install(&order);
     assert!(steps.iter().all(|step| step.must == Must::Succeed));

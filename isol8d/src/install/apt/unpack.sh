@@ -13,9 +13,11 @@ for name in bin sbin lib lib32 lib64 libx32; do
   if [ -L "/$name" ] && [ -d "$name" ]; then
     mkdir -p "usr/$name"
     cp -alf "$name/." "usr/$name/"
+    rm -rf "$name"
   fi
 done
-find . -mindepth 1 -maxdepth 1 ! -name usr -exec rm -rf {} +
+# The rest would be in nobody's way and is not shown.
+rm -rf boot dev etc home media mnt opt proc root run sandbox srv sys tmp var
 chmod -R u+rwX .
 
 # A link that names its target from the root says the same with `..`, which holds
