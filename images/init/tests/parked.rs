@@ -8,7 +8,7 @@ mod python;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use isol8_core::{env, park, runtime::Runtime};
+use isol8_core::{env, park, runtime::Runtime, sandbox::Network};
 use isol8_proto::init::{CloseStdin, Exec, to_init};
 
 use crate::rig::{Outcome, Rig, command, other_prefix, plain};
@@ -24,6 +24,8 @@ struct Case {
     env: &'static [(&'static str, &'static str)],
     stdin: Option<&'static str>,
     cwd: &'static str,
+    /// In a filtered network, and with authorities of the operator's.
+    filtered: bool,
     /// More files below /sandbox.
     files: &'static [(&'static str, &'static str)],
 }
@@ -37,6 +39,7 @@ const fn case(name: &'static str, file: &'static str, code: &'static str) -> Cas
         env: &[],
         stdin: None,
         cwd: "/sandbox",
+        filtered: false,
         files: &[],
     }
 }
@@ -64,9 +67,17 @@ enum Way {
 
 fn run(runtime: Runtime, case: &Case, way: Way) -> Outcome {
     let interpreter = interpreter(runtime);
-    let base = env::base(&env::Surroundings::alone("/usr/bin:/bin"));
     let plan = park::plan(runtime, &interpreter).expect("a runtime that parks");
-    let mut rig = Rig::start();
+    let mut surroundings = env::Surroundings::alone("/usr/bin:/bin");
+    let mut rig = if case.filtered {
+        surroundings.network = Network::Filtered;
+        surroundings.authorities = Some("/isol8/ca-bundle.crt");
+        let authorities = "/etc/ssl/certs/ca-certificates.crt";
+        Rig::start_with(&["--ro-bind", authorities, "/isol8/ca-bundle.crt"], &[])
+    } else {
+        Rig::start()
+    };
+    let base = env::base(&surroundings);
     let parked = (way == Way::Parked).then(|| {
         let mut env = base.clone();
         env.extend(plan.extra_env.clone());

@@ -130,6 +130,18 @@ pub fn is_read_at_start(runtime: Runtime, name: &str) -> bool {
     const EVERYWHERE: [&str; 8] = [
         "LD_", "MALLOC_", "GLIBC_", "GCONV_", "LOCPATH", "LANG", "LC_", "TZ",
     ];
+    /// With `NODE_USE_ENV_PROXY` node makes its agents of these at its start.
+    const PROXY: [&str; 6] = [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    ];
+    if runtime == Runtime::Node && PROXY.contains(&name) {
+        return true;
+    }
     let own: &[&str] = match runtime {
         Runtime::Python => &["PYTHON", "OPENSSL_"],
         Runtime::Node => &["NODE_", "UV_", "OPENSSL_", "SSL_CERT_", "V8_", "ICU_"],
@@ -200,6 +212,8 @@ mod tests {
             (Runtime::Python, "MY_PYTHON", false),
             (Runtime::Node, "NODE_OPTIONS", true),
             (Runtime::Node, "PYTHONPATH", false),
+            (Runtime::Node, "https_proxy", true),
+            (Runtime::Python, "https_proxy", false),
             (Runtime::Bun, "BUN_CONFIG_REGISTRY", true),
             (Runtime::Deno, "DENO_V8_FLAGS", true),
             (Runtime::Bash, "BASH_ENV", true),

@@ -39,6 +39,21 @@ console.log(require('os').homedir(), require('os').tmpdir(), require('module').g
         )
     },
     Case {
+        filtered: true,
+        env: &[("MINE", "1")],
+        ..case(
+            "filtered network",
+            "main.js",
+            "console.log(Object.entries(process.env));
+console.log(require('child_process').execFileSync('/usr/bin/env').toString());
+const tls = require('tls'), http = require('http'), https = require('https');
+console.log(tls.getCACertificates?.('extra').length, http.globalAgent.options, https.globalAgent.options);
+console.log(Object.getOwnPropertySymbols(globalThis), process.getActiveResourcesInfo());
+fetch('http://localhost:1/').catch((error) => console.log(error.message, error.cause?.code));
+fetch('http://example.test/').catch((error) => console.log(error.message, error.cause?.code));",
+        )
+    },
+    Case {
         cwd: "/tmp",
         ..case("folder", "main.js", "console.log(process.cwd(), require('path').resolve('x'), process.env.PWD);")
     },
