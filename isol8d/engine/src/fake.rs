@@ -5,9 +5,16 @@
 //! [`script`]. What goes wrong is planned with [`FakeEngine::plan`] (the next
 //! time that a [`Step`] is taken) or [`FakeEngine::plan_at`] (the n-th step of
 //! all), so that one test can walk through every step and let it fail.
+//!
+//! A command that is not the program's file is an errand, such as an installer:
+//! it ends well at once unless [`FakeEngine::errand`] says otherwise, and leaves
+//! a trace to be fetched.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -19,7 +26,7 @@ use isol8_core::{
     outcome::Counters,
     package::Package,
     runtime::Runtime,
-    sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, Network, SandboxKey, SandboxSpec},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -28,6 +35,7 @@ use crate::{
     link::Link,
 };
 
+mod fetch;
 mod init;
 pub mod script;
 
@@ -96,6 +104,7 @@ struct Live {
     spec: Option<SandboxSpec>,
     limits: Option<Limits>,
     counters: Counters,
+    door: Option<SocketAddr>,
     /// Ends the sandbox's init when it goes.
     _init: Option<AbortOnDropHandle<()>>,
 }
@@ -114,6 +123,10 @@ struct State {
     dead_daemons: Vec<DaemonId>,
     parked_dies: bool,
     parkable: bool,
+    /// Scripts of errands, by a part of their command line.
+    errand_scripts: Vec<(String, String)>,
+    errands: Vec<String>,
+    listening: bool,
 }
 
 /// The scripted engine. Clones are the same engine.
@@ -145,6 +158,9 @@ impl FakeEngine {
                 dead_daemons: Vec::new(),
                 parked_dies: false,
                 parkable: true,
+                errand_scripts: Vec::new(),
+                errands: Vec::new(),
+                listening: false,
             })),
             tasks: TaskTracker::new(),
         }
@@ -246,6 +262,7 @@ impl FakeEngine {
             spec: None,
             limits: None,
             counters: Counters::default(),
+            door: None,
             _init: None,
         };
         self.state().live.insert(id, live);
@@ -264,6 +281,40 @@ impl FakeEngine {
     /// Whether interpreters can be parked at all.
     pub fn parkable(&self, parkable: bool) {
         self.state().parkable = parkable;
+    }
+
+    /// Lets commands other than the program's file whose command line contains
+    /// `part` do what a script says. The last one that fits counts.
+    pub fn errand(&self, part: &str, script: &str) {
+        let errand = (part.to_owned(), script.to_owned());
+        self.state().errand_scripts.push(errand);
+    }
+
+    /// The command lines of all errands so far.
+    #[must_use]
+    pub fn errands(&self) -> Vec<String> {
+        self.state().errands.clone()
+    }
+
+    fn errand_of(&self, command_line: String) -> Vec<u8> {
+        let mut state = self.state();
+        let mut scripts = state.errand_scripts.iter().rev();
+        let script = scripts.find(|(part, _)| command_line.contains(part));
+        let script = script.map(|(_, script)| script.clone().into_bytes());
+        state.errands.push(command_line);
+        script.unwrap_or_default()
+    }
+
+    /// Whether filtered sandboxes have a listener: a real one on this host's
+    /// loopback. Off at first.
+    pub fn listening(&self, listening: bool) {
+        self.state().listening = listening;
+    }
+
+    /// Where programs of a live sandbox would find the proxy.
+    #[must_use]
+    pub fn door_of(&self, id: &SandboxId) -> Option<SocketAddr> {
+        self.state().live.get(id).and_then(|live| live.door)
     }
 
     /// Kills a sandbox's init, as a third party would: the stream ends, the
@@ -312,6 +363,23 @@ impl FakeEngine {
         }
     }
 
+    fn door(&self, spec: &SandboxSpec) -> Result<Option<OwnedFd>, Failure> {
+        let mut state = self.state();
+        if !state.listening || spec.key.network != Network::Filtered {
+            return Ok(None);
+        }
+        let failed = |error: io::Error| {
+            Failure::new(FailureKind::Internal, "no loopback for a test").because(&error)
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        if let Some(live) = state.live.get_mut(&spec.id) {
+            live.door = Some(address);
+        }
+        Ok(Some(listener.into()))
+    }
+
     fn start(&self, spec: &SandboxSpec) -> Link {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let init = init::run(self.clone(), spec.id.clone(), theirs);
@@ -321,6 +389,7 @@ impl FakeEngine {
             spec: Some(spec.clone()),
             limits: Some(spec.limits),
             counters: Counters::default(),
+            door: None,
             _init: Some(init),
         };
         let mut state = self.state();
@@ -373,7 +442,7 @@ impl Engine for FakeEngine {
                 parkable: self.state().parkable && spec.key.image.is_none(),
                 authorities: None,
             },
-            listener: None,
+            listener: self.door(spec)?,
         })
     }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use isol8_core::ids::SandboxId;
 use isol8_proto::init::{
-    Exec, Exited, Failed, FileWritten, FromInit, Hello, Ready, Started, StdinCredit, ToInit,
+    Exec, Exited, Failed, Fetch, FileWritten, FromInit, Hello, Ready, Started, StdinCredit, ToInit,
     exited::How, from_init, to_init,
 };
 use prost::Message;
@@ -22,6 +22,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
     FakeEngine, Step,
+    fetch::Leavings,
     script::{self, Op},
 };
 use crate::link::{MAX_FRAME_BYTES, PROTOCOL};
@@ -35,13 +36,23 @@ const STDIN_CREDIT_BYTES: u64 = 256 << 10;
 const SIGKILL: i32 = 9;
 
 /// The stream or the program has ended.
-struct Gone;
+pub(super) struct Gone;
+
+/// What takes init some time.
+enum Order {
+    Exec(Exec),
+    Fetch(Fetch),
+}
 
 /// What a frame from the daemon changes for the program.
 #[derive(Default)]
-struct Inbox {
-    exec: Option<Exec>,
+pub(super) struct Inbox {
+    orders: VecDeque<Order>,
+    /// The program's file: its path below /sandbox, and what is in it.
+    file: Option<Bytes>,
     code: Vec<u8>,
+    pub(super) leavings: Leavings,
+    pub(super) data_credit: u64,
     stdout_credit: u64,
     stderr_credit: u64,
     stdin: VecDeque<Bytes>,
@@ -54,7 +65,7 @@ struct Inbox {
     deaf: bool,
 }
 
-struct Init {
+pub(super) struct Init {
     engine: FakeEngine,
     id: SandboxId,
     inbox: Mutex<Inbox>,
@@ -85,7 +96,7 @@ pub(super) async fn run(engine: FakeEngine, id: SandboxId, stream: DuplexStream)
 }
 
 impl Init {
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+    pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +114,7 @@ impl Init {
         }
     }
 
-    async fn send(&self, message: from_init::Message) -> Result<(), Gone> {
+    pub(super) async fn send(&self, message: from_init::Message) -> Result<(), Gone> {
         let message = FromInit {
             message: Some(message),
         };
@@ -144,12 +155,13 @@ impl Init {
             }
             to_init::Message::File(file) => {
                 let bytes = {
-                    let code = &mut self.inbox().code;
+                    let mut inbox = self.inbox();
                     if !file.append {
-                        code.clear();
+                        inbox.code.clear();
                     }
-                    code.extend_from_slice(&file.data);
-                    code.len() as u64
+                    inbox.code.extend_from_slice(&file.data);
+                    inbox.file = Some(file.path);
+                    inbox.code.len() as u64
                 };
                 if file.last {
                     self.send(from_init::Message::FileWritten(FileWritten { bytes }))
@@ -161,7 +173,12 @@ impl Init {
                 inbox.stdout_credit = exec.stdout_credit;
                 inbox.stderr_credit = exec.stderr_credit;
                 inbox.stdin_closed = !exec.stdin;
-                inbox.exec = Some(exec);
+                // They were for another program.
+                inbox.stdin.clear();
+                inbox.signals.clear();
+                inbox.handles_signals = false;
+                inbox.killed_by = None;
+                inbox.orders.push_back(Order::Exec(exec));
             }
             to_init::Message::Stdin(data) => self.inbox().stdin.push_back(data),
             to_init::Message::CloseStdin(_) => self.inbox().stdin_closed = true,
@@ -169,6 +186,7 @@ impl Init {
                 let mut inbox = self.inbox();
                 inbox.stdout_credit += credit.stdout;
                 inbox.stderr_credit += credit.stderr;
+                inbox.data_credit += credit.data;
             }
             to_init::Message::Signal(signal) => {
                 let mut inbox = self.inbox();
@@ -179,19 +197,17 @@ impl Init {
                 }
             }
             to_init::Message::KillAll(_) => self.inbox().killed_by = Some(SIGKILL),
-            to_init::Message::Fetch(_) => {
-                let failed = Failed {
-                    message: "there is nothing".to_owned(),
-                    ..Failed::default()
-                };
-                self.send(from_init::Message::Failed(failed)).await?;
+            to_init::Message::Fetch(fetch) => {
+                let mut inbox = self.inbox();
+                inbox.data_credit = fetch.credit;
+                inbox.orders.push_back(Order::Fetch(fetch));
             }
         }
         Ok(())
     }
 
     /// Waits until `ready` finds in the inbox what it needs.
-    async fn wait<T>(&self, mut ready: impl FnMut(&mut Inbox) -> Option<T>) -> T {
+    pub(super) async fn wait<T>(&self, mut ready: impl FnMut(&mut Inbox) -> Option<T>) -> T {
         loop {
             if let Some(found) = ready(&mut self.inbox()) {
                 return found;
@@ -201,17 +217,25 @@ impl Init {
     }
 
     async fn live(&self) -> Result<(), Gone> {
-        let exec = self.wait(|inbox| inbox.exec.take()).await;
-        let code = std::mem::take(&mut self.inbox().code);
+        loop {
+            match self.wait(|inbox| inbox.orders.pop_front()).await {
+                Order::Exec(exec) => self.exec(&exec).await?,
+                Order::Fetch(fetch) => self.fetch(&fetch).await?,
+            }
+        }
+    }
+
+    async fn exec(&self, exec: &Exec) -> Result<(), Gone> {
+        let code = self.code_of(exec);
         let ops = ops(&code);
         if let Some(Op::Refuse(kind)) = ops.first() {
-            self.send(from_init::Message::Failed(Failed {
-                kind: *kind,
-                message: "scripted".to_owned(),
-                errno: 0,
-            }))
-            .await?;
-            return std::future::pending().await;
+            return self
+                .send(from_init::Message::Failed(Failed {
+                    kind: *kind,
+                    message: "scripted".to_owned(),
+                    errno: 0,
+                }))
+                .await;
         }
         self.send(from_init::Message::Started(Started {
             parked: exec.use_parked,
@@ -221,7 +245,7 @@ impl Init {
         let how = tokio::select! {
             biased;
             signal = self.killed() => How::Signal(signal),
-            how = self.program(&ops, &exec, code.len()) => how?,
+            how = self.program(&ops, exec, code.len()) => how?,
         };
         self.send(from_init::Message::Exited(Exited {
             how: Some(how),
@@ -229,8 +253,27 @@ impl Init {
             system_us: 0,
             max_rss_bytes: 0,
         }))
-        .await?;
-        std::future::pending().await
+        .await
+    }
+
+    /// What is in the program's file; for any other command line what the test
+    /// has said about it.
+    fn code_of(&self, exec: &Exec) -> Vec<u8> {
+        let argv = exec.command.iter().flat_map(|command| &command.argv);
+        let argv: Vec<_> = argv.map(|word| String::from_utf8_lossy(word)).collect();
+        let mut inbox = self.inbox();
+        let file = inbox
+            .file
+            .as_ref()
+            .map(|path| String::from_utf8_lossy(path));
+        let file = file.map(|path| format!("/sandbox/{path}"));
+        if file.is_some_and(|file| argv.last().is_some_and(|last| *last == file)) {
+            return std::mem::take(&mut inbox.code);
+        }
+        let command_line = argv.join(" ");
+        inbox.leavings.ran(command_line.clone());
+        drop(inbox);
+        self.engine.errand_of(command_line)
     }
 
     async fn killed(&self) -> i32 {
@@ -291,6 +334,7 @@ impl Init {
                     let garbage = Bytes::from_static(&[0xff; 16]);
                     self.out.send(garbage).await.map_err(|_| Gone)?;
                 }
+                Op::Place(name) => self.inbox().leavings.place(name),
                 Op::Refuse(_) => {}
             }
         }

@@ -19,6 +19,7 @@
 //! | `hang` | waits until it is killed |
 //! | `deaf` | init answers nothing any more |
 //! | `nonsense` | init sends what is no message |
+//! | `place NAME` | leaves a file of this name to be fetched |
 //! | `refuse KIND` | init does not start it, with this number of `FailureKind` |
 //!
 //! Any other line does nothing, so a program can be as long as a test wants.
@@ -68,6 +69,8 @@ pub enum Op {
     Deaf,
     /// Init sends garbage.
     Nonsense,
+    /// Leave a file to be fetched.
+    Place(String),
     /// Init refuses to start the program.
     Refuse(i32),
 }
@@ -100,6 +103,7 @@ pub fn parse(line: &str) -> Option<Op> {
         "hang" => Op::Hang,
         "deaf" => Op::Deaf,
         "nonsense" => Op::Nonsense,
+        "place" => Op::Place(rest.to_owned()),
         "refuse" => Op::Refuse(rest.parse().ok()?),
         _ => return None,
     })
