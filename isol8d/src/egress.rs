@@ -60,12 +60,19 @@ pub struct Egress {
     commands: Commands,
     settings: Arc<EgressSettings>,
     next: Arc<AtomicU64>,
-    status: watch::Receiver<v1::EgressStatus>,
+    status: watch::Receiver<Status>,
 }
 
 /// Unbounded, so that a drop can send: each [`Traffic`] has at most one command
 /// of each kind in it.
 type Commands = mpsc::UnboundedSender<Command>;
+
+/// What others see of the task.
+#[derive(Debug, Clone, Copy, Default)]
+struct Status {
+    shown: v1::EgressStatus,
+    pid: Option<u32>,
+}
 
 /// What became of the requests of one [`Traffic`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,7 +106,7 @@ impl Egress {
     /// [`Egress::shutdown`] or the last handle.
     pub fn start(settings: EgressSettings, tasks: &TaskTracker) -> Self {
         let (commands, orders) = mpsc::unbounded_channel();
-        let (tell, status) = watch::channel(v1::EgressStatus::default());
+        let (tell, status) = watch::channel(Status::default());
         let settings = Arc::new(settings);
         let owner = Owner::new(Arc::clone(&settings), tell);
         tasks.spawn(owner.run(orders));
@@ -149,7 +156,13 @@ impl Egress {
     /// What `status` shows of it.
     #[must_use]
     pub fn status(&self) -> v1::EgressStatus {
-        *self.status.borrow()
+        self.status.borrow().shown
+    }
+
+    /// The process that runs now.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.status.borrow().pid
     }
 
     /// How it was set up.

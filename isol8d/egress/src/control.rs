@@ -51,7 +51,7 @@ pub const MAX_FILTER_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 10);
 pub type TrafficId = u64;
 
 /// How the process reaches the network, said once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Hello<D> {
     /// The proxy to go through, as a URL.
     pub upstream: Option<String>,
@@ -65,7 +65,7 @@ pub struct Hello<D> {
 }
 
 /// From the daemon to the process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Order<D> {
     /// The first message.
     Hello(Hello<D>),
@@ -123,9 +123,12 @@ pub enum News {
 /// Why a control socket is of no use any more.
 #[derive(Debug, Error)]
 pub enum ControlError {
+    /// Nobody reads what is sent.
+    #[error("the other side is gone")]
+    Gone,
     /// The socket itself.
     #[error("the control socket failed")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
     /// A message of ours that is too long.
     #[error("a message of {0} bytes; at most {MAX_MESSAGE_BYTES} are sent")]
     TooLong(usize),
@@ -187,7 +190,7 @@ impl Sender {
     ///
     /// # Errors
     /// [`ControlError::TooLong`], with the socket as good as before;
-    /// [`ControlError::Io`] when the other side is gone.
+    /// [`ControlError::Gone`].
     ///
     /// # Cancellation
     /// The order was then not sent.
@@ -224,9 +227,20 @@ impl Sender {
             Ok(rustix::net::sendmsg(socket, &message, &mut control, flags)?)
         };
         // A message goes whole or not at all.
-        self.socket.async_io(Interest::WRITABLE, send).await?;
-        Ok(())
+        match self.socket.async_io(Interest::WRITABLE, send).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_gone(&error) => Err(ControlError::Gone),
+            Err(error) => Err(ControlError::Io(error)),
+        }
     }
+}
+
+/// The other side has closed its end, perhaps with something of ours unread.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 impl Receiver {
@@ -264,10 +278,12 @@ impl Receiver {
     async fn receive(&mut self) -> Result<Option<(usize, Option<OwnedFd>)>, ControlError> {
         let (socket, buffer) = (&*self.socket, &mut self.buffer);
         let receive = || take(socket.as_fd(), buffer);
-        let (length, flags, mut fds) = socket.async_io(Interest::READABLE, receive).await?;
-        if length == 0 {
-            return Ok(None);
-        }
+        let (length, flags, mut fds) = match socket.async_io(Interest::READABLE, receive).await {
+            Ok((0, ..)) => return Ok(None),
+            Ok(message) => message,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(ControlError::Io(error)),
+        };
         if flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || length > MAX_MESSAGE_BYTES
         {
             return Err(ControlError::Malformed("it is too long"));

@@ -150,7 +150,10 @@ async fn serve(confined: Confined) -> Result<(), ProcessError> {
             Some(ended) = desk.tasks.join_next() => {
                 desk.steps.remove(&ended?);
             }
-            Some(wrote) = writer.join_next() => wrote??,
+            Some(wrote) = writer.join_next() => match wrote? {
+                Err(ControlError::Gone) => return Ok(()),
+                wrote => wrote?,
+            },
         }
     }
 }

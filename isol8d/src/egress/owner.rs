@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    EgressSettings,
+    EgressSettings, Status,
     entry::{Command, Entry},
     process::Process,
 };
@@ -77,7 +77,7 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Owner {
     settings: Arc<EgressSettings>,
-    status: watch::Sender<v1::EgressStatus>,
+    status: watch::Sender<Status>,
     state: State,
     entries: BTreeMap<TrafficId, Entry>,
     pause: Duration,
@@ -86,10 +86,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(
-        settings: Arc<EgressSettings>,
-        status: watch::Sender<v1::EgressStatus>,
-    ) -> Self {
+    pub(super) fn new(settings: Arc<EgressSettings>, status: watch::Sender<Status>) -> Self {
         Self {
             settings,
             status,
@@ -130,11 +127,16 @@ impl Owner {
     }
 
     fn tell(&self) {
-        self.status.send_replace(v1::EgressStatus {
-            running: matches!(self.state, State::Running { .. }),
+        let pid = match &self.state {
+            State::Running { process, .. } => process.pid(),
+            _ => None,
+        };
+        let shown = v1::EgressStatus {
+            running: pid.is_some(),
             sandboxes: u32::try_from(self.entries.len()).unwrap_or(u32::MAX),
             restarts: self.started.saturating_sub(1),
-        });
+        };
+        self.status.send_replace(Status { shown, pid });
     }
 
     fn begin(&mut self) {
@@ -341,7 +343,8 @@ impl Owner {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Running { process, .. } => drop(process.end().await),
             State::Starting(start) => {
-                // A start is bounded, and its process must not be left alone.
+                // Its process is killed with it, or was ready just now.
+                start.abort();
                 if let Ok(Ok(process)) = start.await {
                     drop(process.end().await);
                 }
