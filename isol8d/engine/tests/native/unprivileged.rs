@@ -13,7 +13,9 @@ use isol8_engine::{Engine, native::NativeEngine};
 
 use crate::{
     bench::{Bench, init_binary, place_in, spec},
+    network::system_packages,
     program::once,
+    shared::{door, layer},
 };
 
 /// Set in the process that is the unprivileged daemon.
@@ -142,5 +144,9 @@ async fn a_user_with_cgroups_has_jails() {
     )
     .await;
     assert_eq!(ended.stdout, "wrote\n");
+    door::leads_outside(&bench.engine, &spec()).await;
+    door::is_nobody_elses(&bench.engine, &spec()).await;
+    layer::one_cannot_be_changed(&bench.engine, &bench.place, &spec()).await;
+    system_packages(&bench).await;
     bench.nothing_is_left().await;
 }

@@ -108,7 +108,7 @@ except TimeoutError:
         let spec = filtered(spec);
         let mut sandbox = engine.create(&spec).await.unwrap();
         let listener = sandbox.listener.take().filter(|_| held);
-        let mut ready = Ready::of(sandbox, &spec.key, true).await;
+        let mut ready = Ready::of(sandbox, &spec.key, false).await;
         assert_eq!(ready.run(program).await, "nobody answers\n", "held: {held}");
         engine.destroy(&spec.id).await.unwrap();
         drop(listener);

@@ -153,7 +153,7 @@ print(len(options), "ro" in options[0][5].split(","))
         let mut spec = layered(spec, Runtime::Python, &id);
         spec.key.writable = writable;
         let sandbox = engine.create(&spec).await.unwrap();
-        let mut ready = Ready::of(sandbox, &spec.key, true).await;
+        let mut ready = Ready::of(sandbox, &spec.key, false).await;
         let said = ready.run(program).await;
         assert_eq!(said, "whole\n1 True\n", "writable: {writable}");
         engine.destroy(&spec.id).await.unwrap();
