@@ -19,7 +19,7 @@ use tokio::{net::UnixStream, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::stage::{Run, python};
+use crate::stage::{Run, no_egress, python};
 
 fn daemon(folder: &Path) -> (Arc<Daemon>, FakeEngine) {
     let id = DaemonId::random();
@@ -33,6 +33,7 @@ fn daemon(folder: &Path) -> (Arc<Daemon>, FakeEngine) {
         runtime_dir: folder.to_path_buf(),
         state_dir: folder.to_path_buf(),
         roster: Roster::new([engine], EngineChoice::Only(EngineKind::Native)),
+        egress: no_egress(),
         presence: None,
     };
     (Daemon::new(parts).expect("a good configuration"), native)

@@ -54,6 +54,14 @@ pub(crate) struct Stage {
     _folder: tempfile::TempDir,
 }
 
+/// An egress process that never starts: a paused clock does not wait for one.
+pub(crate) fn no_egress() -> EgressSettings {
+    EgressSettings {
+        program: "/nonexistent/isol8d".into(),
+        ..EgressSettings::default()
+    }
+}
+
 /// The usual configuration, changed.
 pub(crate) fn config(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::default();
@@ -87,11 +95,7 @@ impl Stage {
             socket: folder.path().join("isol8d.sock"),
             runtime_dir: folder.path().to_path_buf(),
             state_dir: folder.path().to_path_buf(),
-            egress: EgressSettings {
-                // Nobody's clock is paused for a process.
-                program: "/nonexistent/isol8d".into(),
-                ..EgressSettings::default()
-            },
+            egress: no_egress(),
             presence: None,
         };
         let daemon = Daemon::new(parts).expect("a good configuration");
