@@ -217,9 +217,6 @@ impl Owner {
 
     async fn started(&mut self, process: Process) {
         self.started = self.started.saturating_add(1);
-        let (pid, confined) = (process.pid(), &process.confined);
-        let (uid, landlock) = (confined.uid, confined.landlock);
-        tracing::info!(pid, uid, ?landlock, "the egress process is ready");
         let since = Instant::now();
         let process = Box::new(process);
         self.state = State::Running { process, since };

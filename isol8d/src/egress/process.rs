@@ -33,7 +33,6 @@ pub(super) struct Process {
     child: Child,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
-    pub(super) confined: Confined,
     words: JoinHandle<String>,
     /// Its own until it is gone.
     _uid: Option<SlotUid>,
@@ -98,17 +97,14 @@ impl Process {
             child,
             sender,
             receiver,
-            confined: Confined {
-                uid: 0,
-                landlock: isol8_egress::confine::Landlock::Missing,
-            },
             words,
             _uid: uid,
         };
         let ready = timeout(READY_DEADLINE, process.greet(settings)).await;
         let why = match ready {
             Ok(Ok(confined)) => {
-                process.confined = confined;
+                let (pid, uid, landlock) = (process.pid(), confined.uid, confined.landlock);
+                tracing::info!(pid, uid, ?landlock, "the egress process is ready");
                 return Ok(process);
             }
             Ok(Err(why)) => why,

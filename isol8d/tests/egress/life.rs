@@ -2,8 +2,11 @@
 
 use isol8_core::{egress::record::Action, failure::FailureKind, ids::SandboxId};
 
+use tokio::{io::AsyncReadExt, time::timeout};
+
 use crate::rig::{
-    Door, Origin, assert_blocked, assert_passed, is_alive, only, settings, start, wait_for,
+    Door, Origin, PATIENCE, ask, assert_blocked, assert_passed, is_alive, only, read_all, settings,
+    start, wait_for,
 };
 
 #[tokio::test]
@@ -99,22 +102,20 @@ async fn what_is_dropped_is_closed() {
 #[tokio::test]
 async fn a_close_ends_what_is_under_way() {
     let (egress, origin, door) = (start(settings()), Origin::start().await, Door::new());
-    let traffic = door
-        .open(&egress, &only("localhost", origin.port))
-        .await
-        .unwrap();
-    let slow = origin.url("localhost", "/slow");
-    let slow = door.get(&slow);
-    let close = async {
-        // The request is there when its connection is.
-        let mut stream = door.dial().await;
-        crate::rig::ask(&mut stream, &origin.url("localhost", "/")).await;
-        assert_passed(&crate::rig::read_all(&mut stream).await);
-        traffic.close().await
-    };
-    let (_cut, report) = tokio::join!(slow, close);
+    let filter = only("localhost", origin.port);
+    let traffic = door.open(&egress, &filter).await.unwrap();
+    let mut half = door.dial().await;
+    ask(&mut half, &origin.url("localhost", "/slow")).await;
+    let mut byte = [0];
+    let begun = timeout(PATIENCE, half.read_exact(&mut byte)).await;
+    begun.expect("it begins").unwrap();
+    let report = traffic.close().await;
+    let rest = read_all(&mut half).await;
+    assert!(!rest.ends_with("origin"), "it was cut off: {rest}");
     assert!(!report.lost);
-    assert!(!report.records.is_empty());
+    assert_eq!(report.records.len(), 1);
+    assert_eq!(report.records[0].path.as_deref(), Some("/slow"));
+    assert_eq!(report.bytes_in, report.records[0].bytes_in);
     egress.shutdown().await;
 }
 

@@ -200,7 +200,7 @@ fn a_listener_is_told_from_everything_else() {
     assert!(check_listener(client.as_fd(), true).is_err());
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     assert!(check_listener(udp.as_fd(), true).is_err());
-    assert!(check_listener(std::io::stdin().as_fd(), true).is_err());
+    assert!(check_listener(io::stdin().as_fd(), true).is_err());
 }
 
 proptest! {
