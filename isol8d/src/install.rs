@@ -46,6 +46,8 @@ pub(crate) struct Job<'a> {
     pub(crate) packages: &'a [Package],
     /// The result becomes a layer.
     pub(crate) for_layer: bool,
+    /// See [`Order::of_host`].
+    pub(crate) of_host: bool,
     /// Of the engine, for this sandbox.
     pub(crate) identity: &'a str,
     /// For packages of the system.
@@ -65,6 +67,7 @@ impl<'a> Job<'a> {
             network,
             packages: self.packages,
             for_layer: self.for_layer,
+            of_host: self.of_host,
             apt: self.apt,
         }
     }
@@ -99,6 +102,7 @@ pub(crate) fn named(packages: &[Package]) -> BTreeSet<String> {
 pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<Report, Failure> {
     let interpreter = site.interpreter;
     let order = job.order(interpreter, site.network);
+    site.check_door()?;
     for file in job.apt.map(Apt::files).unwrap_or_default() {
         site.send(file).await?;
     }

@@ -53,6 +53,9 @@ pub(crate) struct Order<'a> {
     pub(crate) packages: &'a [Package],
     /// The result is mounted read-only later.
     pub(crate) for_layer: bool,
+    /// The interpreter is the host's, and so is what stands beside it: that may
+    /// change while the layer stays.
+    pub(crate) of_host: bool,
     /// For packages of the system.
     pub(crate) apt: Option<&'a Apt>,
 }
@@ -173,6 +176,9 @@ impl Order<'_> {
         if self.for_layer {
             line.push("--no-compile");
         }
+        if self.for_layer && self.of_host {
+            line.push("--ignore-installed");
+        }
         line.push("--");
         let mut steps = vec![
             self.step(Must::BeThere, [program, "-c", "import pip"]),
@@ -244,6 +250,7 @@ mod tests {
             network: Network::Filtered,
             packages: &packages,
             for_layer,
+            of_host: for_layer,
             apt: None,
         };
         let steps = order.install();
@@ -281,7 +288,7 @@ mod tests {
             &expect![[r#"
                 Succeed mkdir -p -- /sandbox/.isol8-install/tmp /sandbox/.local
                 BeThere /opt/python3 -c import pip
-                Succeed /opt/python3 -m pip install --user --no-input --disable-pip-version-check --no-cache-dir --no-warn-script-location --progress-bar off --no-compile -- six
+                Succeed /opt/python3 -m pip install --user --no-input --disable-pip-version-check --no-cache-dir --no-warn-script-location --progress-bar off --no-compile --ignore-installed -- six
                 Try /opt/python3 -m compileall -qq --invalidation-mode unchecked-hash -- /sandbox/.local
                 Try rm -rf -- /sandbox/.isol8-install
             "#]],
@@ -336,6 +343,7 @@ mod tests {
             network: Network::None,
             packages: &[],
             for_layer: false,
+            of_host: false,
             apt: None,
         };
         let own = order

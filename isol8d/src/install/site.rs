@@ -56,6 +56,17 @@ pub(crate) struct Tried {
 }
 
 impl Site<'_> {
+    /// A network with a filter has a door.
+    ///
+    /// # Errors
+    /// `EgressUnavailable`.
+    pub(crate) fn check_door(&self) -> Result<(), Failure> {
+        if self.network == Network::Filtered {
+            listener(self.listener).map(drop)?;
+        }
+        Ok(())
+    }
+
     /// Lets the sandbox reach what `filter` permits. `None`: its network has no
     /// filter.
     ///

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use isol8_core::{
     failure::{Failure, FailureKind},
     package::Package,
+    sandbox::EngineKind,
 };
 use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -109,6 +110,7 @@ async fn work(
         runtime: wish.key.runtime,
         packages: &wish.packages,
         for_layer: true,
+        of_host: wish.key.engine == EngineKind::Native,
         identity: &wish.identity,
         apt: wish.apt.as_deref(),
         filter: &filter,

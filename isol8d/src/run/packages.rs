@@ -200,6 +200,7 @@ impl Place<'_> {
             runtime: request.runtime,
             packages: &request.install,
             for_layer: false,
+            of_host: hold.engine().kind() == EngineKind::Native,
             identity,
             apt: None,
             filter: &filter,

@@ -6,6 +6,7 @@ mod stage;
 
 mod chaos;
 mod faults;
+mod install;
 mod life;
 mod output;
 mod queue;

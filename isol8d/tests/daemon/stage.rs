@@ -51,7 +51,7 @@ pub(crate) struct Stage {
     pub(crate) docker: FakeEngine,
     incoming: Incoming,
     server: AbortOnDropHandle<Result<(), Failure>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// An egress process that never starts: a paused clock does not wait for one.
@@ -109,8 +109,17 @@ impl Stage {
             docker,
             incoming,
             server: AbortOnDropHandle::new(server),
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// Names of what is in the folder of the install cache.
+    pub(crate) fn layers(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path().join("layers")).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
     }
 
     /// A connection of its own.

@@ -202,6 +202,7 @@ fn packages_are_arguments_of_their_own() {
         network: Network::Filtered,
         packages: &packages,
         for_layer: true,
+        of_host: true,
         apt: None,
     };
     let steps = Apt::install(&order);
