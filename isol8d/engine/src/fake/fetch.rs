@@ -115,3 +115,106 @@ impl Init {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use isol8_core::{
+        ids::{DaemonId, SandboxId},
+        quantity::{ByteSize, CpuMillis, Pids},
+        runtime::Runtime,
+        sandbox::{EngineKind, Limits, Network, SandboxKey, SandboxSpec},
+    };
+    use isol8_proto::init::{Command, Credit, Exec, to_init};
+
+    use super::*;
+    use crate::{Engine, Sandbox, fake::FakeEngine};
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            id: SandboxId::random(),
+            key: SandboxKey {
+                engine: EngineKind::Native,
+                runtime: Runtime::Python,
+                image: None,
+                network: Network::Filtered,
+                writable: false,
+                sandbox_size: ByteSize::mib(1),
+                tmp_size: ByteSize::mib(1),
+                layer: None,
+            },
+            limits: Limits {
+                memory: ByteSize::mib(64),
+                cpu: CpuMillis::ONE,
+                pids: Pids::new(8).unwrap(),
+            },
+        }
+    }
+
+    async fn send(sandbox: &mut Sandbox, message: to_init::Message) {
+        sandbox.link.writer.send(message).await.unwrap();
+    }
+
+    async fn until_the_end(sandbox: &mut Sandbox) -> (String, from_init::Message) {
+        let mut text = String::new();
+        loop {
+            match sandbox.link.reader.recv().await.unwrap() {
+                from_init::Message::Stdout(bytes) | from_init::Message::EntryData(bytes) => {
+                    text += &String::from_utf8_lossy(&bytes);
+                }
+                from_init::Message::Entry(entry) => {
+                    text += &format!("[{}]", String::from_utf8_lossy(&entry.path));
+                }
+                from_init::Message::Hello(_) | from_init::Message::Started(_) => {}
+                end => return (text, end),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn errands_do_as_the_test_says_and_leave_a_trace() {
+        let engine = FakeEngine::new(EngineKind::Native, DaemonId::random());
+        engine.errand("install", "out Collecting six\nplace six.py");
+        engine.listening(true);
+        let spec = spec();
+        let mut sandbox = engine.create(&spec).await.unwrap();
+        assert!(sandbox.listener.is_some() && engine.door_of(&spec.id).is_some());
+        for line in ["pip install six", "pip check"] {
+            let argv = line.split(' ').map(|word| word.to_owned().into());
+            let exec = Exec {
+                command: Some(Command {
+                    argv: argv.collect(),
+                    ..Command::default()
+                }),
+                stdout_credit: 100,
+                ..Exec::default()
+            };
+            send(&mut sandbox, to_init::Message::Exec(exec)).await;
+            let (said, end) = until_the_end(&mut sandbox).await;
+            let expected = if line.contains("install") {
+                "Collecting six\n"
+            } else {
+                ""
+            };
+            assert_eq!(said, expected);
+            assert!(matches!(end, from_init::Message::Exited(_)), "{end:?}");
+        }
+        assert_eq!(engine.errands(), ["pip install six", "pip check"]);
+        let fetch = Fetch {
+            max_bytes: 100,
+            credit: 3,
+            ..Fetch::default()
+        };
+        send(&mut sandbox, to_init::Message::Fetch(fetch)).await;
+        let credit = Credit {
+            data: 100,
+            ..Credit::default()
+        };
+        send(&mut sandbox, to_init::Message::Credit(credit)).await;
+        let (tree, end) = until_the_end(&mut sandbox).await;
+        let expected = "[][record][record/errands]pip install six\npip check\n[six.py]six.py";
+        assert_eq!(tree, expected);
+        let bytes = 26 + 6;
+        let fetched = Fetched { bytes, entries: 4 };
+        assert_eq!(end, from_init::Message::Fetched(fetched));
+    }
+}
