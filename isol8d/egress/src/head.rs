@@ -196,7 +196,9 @@ impl HeadGuard {
     fn end_head(&mut self, used: usize, out: &mut Vec<u8>) -> (usize, Option<Event>) {
         match request::parse(&self.head) {
             Ok(head) => {
-                self.head.clear();
+                // A long head must not cost its room for as long as the
+                // connection lives.
+                self.head = Vec::new();
                 self.state = match (&head.target, head.framing) {
                     (Target::Tunnel { .. }, _) => State::Tunnel,
                     (_, Framing::Length(0)) => State::Head,

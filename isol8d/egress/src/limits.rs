@@ -6,9 +6,10 @@ use std::time::Duration;
 /// leaves room and keeps one sandbox below a fraction of a process's files.
 pub const CONNECTIONS: usize = 256;
 
-/// Connections of all sandboxes together. Each costs two files and at most
-/// about 256 KiB of buffers, so this bounds the memory of the process.
-pub const CONNECTIONS_IN_ALL: usize = 1024;
+/// Connections of all sandboxes together: what eight at their own limit have.
+/// Each costs two files and, when it is as busy as can be, about 256 KiB of
+/// buffers (an idle one some 50), so this bounds the memory of the process.
+pub const CONNECTIONS_IN_ALL: usize = 2048;
 
 /// How long a request's head may take from its first byte, and a new
 /// connection until that byte: a slow head would hold a connection for ever.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -68,16 +68,22 @@ impl Tunnel {
             )
         };
         tokio::select! {
-            ended = both => if ended.is_ok() { exchange.finish() },
+            ended = both => match ended {
+                Ok(_) => exchange.finish(),
+                Err(error) if clock.is_farewell(&error) => exchange.finish(),
+                // Its end is in the state of the run, or it broke.
+                Err(_) => {}
+            },
             () = clock.stalled(limits.stall) => exchange.cut_off("no byte passed for too long"),
         }
     }
 }
 
-/// When a byte last passed.
+/// When a byte last passed, and whether one direction came to its end.
 struct Clock {
     began: Instant,
     last_ms: AtomicU64,
+    has_ended: AtomicBool,
 }
 
 impl Clock {
@@ -85,7 +91,16 @@ impl Clock {
         Self {
             began: Instant::now(),
             last_ms: AtomicU64::new(0),
+            has_ended: AtomicBool::new(false),
         }
+    }
+
+    /// Once one side has said all it had, many others do not end their own
+    /// direction but close, which the kernel calls a reset.
+    fn is_farewell(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+        let is_close = matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected);
+        is_close && self.has_ended.load(Relaxed)
     }
 
     fn touch(&self) {
@@ -115,6 +130,7 @@ where
         let count = from.read(&mut buffer).await?;
         clock.touch();
         if count == 0 {
+            clock.has_ended.store(true, Relaxed);
             return to.shutdown().await;
         }
         to.write_all(&buffer[..count]).await?;

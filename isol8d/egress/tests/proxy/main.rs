@@ -1,5 +1,7 @@
 //! The proxy on real sockets of loopback, with names of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 mod rig;
 
 mod framing;

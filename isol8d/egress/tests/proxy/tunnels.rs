@@ -326,3 +326,26 @@ async fn a_peer_that_resets_is_an_end() {
     read_all(&mut stream).await;
     assert_allowed(&proxy.record().await, "cut off: the connection broke");
 }
+
+#[tokio::test]
+async fn a_client_that_closes_after_the_last_word_cut_nothing_off() {
+    let origin = Origin::run("127.0.0.1:0", |mut stream, _| async move {
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.unwrap();
+        stream.write_all(b"the last word").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let _reset = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    let proxy = Proxy::start(open(&[origin.port])).await;
+    let (mut stream, _) = proxy.connect(&format!("origin.test:{}", origin.port)).await;
+    stream
+        .write_all(&client_hello("origin.test"))
+        .await
+        .unwrap();
+    assert_eq!(read_all(&mut stream).await, "the last word");
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    assert_allowed(&proxy.record().await, "every public host is open");
+}
