@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use isol8_core::{
     config::NetworkConfig,
-    egress::rules::Filter,
+    egress::{record::Action, rules::Filter},
     failure::{Failure, FailureKind},
     outcome::Counters,
     package::Package,
@@ -269,11 +269,11 @@ async fn explain(site: &mut Site<'_>, job: &Job<'_>, why: Why, report: &Report) 
     let mut failure = Failure::new(FailureKind::InstallFailed, message);
     failure.causes = job.text.last_lines();
     let counters = site.engine.counters(site.id).await.ok();
-    let hint = hint(site, counters, report);
+    let hint = hint(site, counters, report, job.text);
     failure.hint(hint)
 }
 
-fn hint(site: &Site<'_>, counters: Option<Counters>, report: &Report) -> String {
+fn hint(site: &Site<'_>, counters: Option<Counters>, report: &Report, text: &Transcript) -> String {
     let before = site.baseline.unwrap_or_default();
     if let Some(now) = counters
         && now.oom_kills > before.oom_kills
@@ -286,6 +286,22 @@ fn hint(site: &Site<'_>, counters: Option<Counters>, report: &Report) -> String 
         return format!(
             "the network filter blocked `{host}`; where it is to be trusted, add `--allow '{pattern}'`"
         );
+    }
+    let mut blocked = report
+        .records
+        .iter()
+        .filter(|record| record.action == Action::Block);
+    if let Some(record) = blocked.next() {
+        let (host, reason) = (&record.host, &record.reason);
+        return format!(
+            "the network filter blocked `{host}`: {reason}; change `--deny` or the configuration"
+        );
+    }
+    // Nobody else can say it: what did not fit is gone by now. The kernel's
+    // words, in the language that every installer is given.
+    let full = |line: &String| line.contains("No space left on device") || line.contains("ENOSPC");
+    if text.last_lines().iter().any(full) {
+        return "/sandbox or /tmp was full: raise `--sandbox-size` or `--tmp-size`".to_owned();
     }
     match site.network {
         Network::None => {

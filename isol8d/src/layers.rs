@@ -33,7 +33,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    egress::Egress,
+    egress::{Egress, Report},
     install::{
         self,
         apt::Apt,
@@ -102,7 +102,15 @@ impl Wish {
     }
 }
 
-type Outcome = Result<Use, Failure>;
+/// What a build ends with.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    pub(crate) layer: Use,
+    /// What the installer has asked the network for.
+    pub(crate) report: Arc<Report>,
+}
+
+type Outcome = Result<Built, Failure>;
 
 /// A layer that is being built.
 #[derive(Debug)]
@@ -152,7 +160,7 @@ impl Ending {
     ///
     /// # Cancellation
     /// Cancel safe.
-    pub(crate) async fn wait(&mut self) -> Result<Use, Failure> {
+    pub(crate) async fn wait(&mut self) -> Result<Built, Failure> {
         match self.0.wait_for(Option::is_some).await {
             Ok(done) => done.clone().unwrap_or_else(|| Err(build::broken())),
             Err(_) => Err(build::broken()),

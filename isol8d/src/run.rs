@@ -20,7 +20,7 @@ use isol8_core::{
     request::{MAX_TIMEOUT, RunLimits, RunRequest},
     sandbox::{EngineKind, Limits, SandboxKey},
 };
-use isol8_engine::link::Link;
+use isol8_engine::{Sandbox, link::Link};
 use isol8_proto::v1::{self, run_event::Event};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +28,10 @@ use tonic::Streaming;
 use tracing::Instrument;
 
 use crate::{
+    audit::{Heads, RunAudit},
     convert,
     daemon::Daemon,
-    egress::Report,
+    egress::{Report, Traffic},
     outbox::Outbox,
     pool::{Hold, Lease, PoolHandle, gate::Pass},
     status,
@@ -81,6 +82,8 @@ impl Job {
 /// A run that took place, with what is left to do.
 struct Ended<'a> {
     outcome: Outcome,
+    /// Of its output.
+    heads: Heads,
     left: Option<Left<'a>>,
 }
 
@@ -114,7 +117,9 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
     );
     let began = Instant::now();
     let body = async {
-        let ended = AssertUnwindSafe(execute(&daemon, &id, &mut job))
+        let secrets = Secrets::new(&job.request.secrets).expect("the gate has checked them");
+        let audit = daemon.audit.of_run(&id, job.principal, &secrets);
+        let ended = AssertUnwindSafe(execute(&daemon, &id, &mut job, &audit))
             .catch_unwind()
             .await;
         let ended = ended.unwrap_or_else(|_| {
@@ -129,12 +134,15 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
         let (outcome, left) = match ended {
             Ok(ended) => {
                 let outcome = ended.outcome.verdict.name();
+                let sandbox = ended.left.as_ref().map(|left| left.hold.id());
+                audit.ended(&ended.outcome, sandbox, ended.heads).await;
                 job.outbox.finish(Ok(Event::Exited(exited(ended.outcome))));
                 (outcome, ended.left)
             }
             Err(failure) => {
                 tracing::info!(kind = failure.kind.name(), error = %failure, "run failed");
                 let failure = masked(failure, &job.request);
+                audit.failed(&failure).await;
                 job.outbox.finish(Err(status::from_failure(&failure)));
                 ("failed", None)
             }
@@ -147,7 +155,12 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
     body.instrument(span).await;
 }
 
-async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<Ended<'a>, Failure> {
+async fn execute<'a>(
+    daemon: &'a Daemon,
+    id: &RunId,
+    job: &mut Job,
+    audit: &RunAudit,
+) -> Result<Ended<'a>, Failure> {
     let request = &job.request;
     let engine = daemon
         .roster
@@ -159,6 +172,7 @@ async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<En
         () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
         pass = daemon.gate.enter(job.principal, queued) => pass?,
     };
+    audit.started(request, engine, None).await?;
     // The budget begins here: time in the queue is not the program's.
     let began = Instant::now();
     let mut deadline = began + request.limits.timeout;
@@ -193,15 +207,16 @@ async fn execute<'a>(daemon: &'a Daemon, id: &RunId, job: &mut Job) -> Result<En
         }));
         let times = Times { began, deadline };
         let may_retry = lease.warm && lost < MAX_LOST;
-        let driven = drive(daemon, job, lease, &packages, times, may_retry).await?;
-        if let Some((outcome, link, hold)) = driven {
+        let driven = drive(daemon, job, audit, lease, &packages, times, may_retry).await?;
+        if let Some(driven) = driven {
             return Ok(Ended {
-                outcome,
+                outcome: driven.outcome,
+                heads: driven.heads,
                 left: Some(Left {
-                    link,
+                    link: driven.link,
                     front,
                     pass,
-                    hold,
+                    hold: driven.hold,
                 }),
             });
         }
@@ -262,16 +277,37 @@ struct Times {
     deadline: Instant,
 }
 
+/// A sandbox in which a run has ended.
+struct Driven {
+    outcome: Outcome,
+    heads: Heads,
+    link: Link,
+    hold: Hold,
+}
+
+impl Driven {
+    /// Before the program had started.
+    fn early(ended: Ended<'_>, link: Link, hold: Hold) -> Option<Self> {
+        Some(Self {
+            outcome: ended.outcome,
+            heads: ended.heads,
+            link,
+            hold,
+        })
+    }
+}
+
 /// Runs the program in its sandbox, to the verdict. `None`, where `may_retry`:
 /// the sandbox was dead before anything of the run happened in it.
 async fn drive(
     daemon: &Daemon,
     job: &mut Job,
+    audit: &RunAudit,
     lease: Lease,
     packages: &Packages,
     times: Times,
     may_retry: bool,
-) -> Result<Option<(Outcome, Link, Hold)>, Failure> {
+) -> Result<Option<Driven>, Failure> {
     let leased_after = times.began.elapsed();
     let secrets = Secrets::new(&job.request.secrets).expect("the gate has checked them");
     let stops = job.stops(daemon);
@@ -282,41 +318,21 @@ async fn drive(
         hold,
         ..
     } = lease;
-    let mut installed = Report::default();
-    let own = matches!(packages, Packages::Own { .. });
-    if let Packages::Own { identity } = packages {
-        let place = Place {
-            daemon,
-            request: &job.request,
-            outbox: &job.outbox,
-        };
-        let mut intake = Intake::new(&job.request, &secrets, &job.outbox);
-        let work = place.install_here(identity, &mut sandbox, &hold, baseline, &mut intake);
-        let done = bounded(work, times.deadline, &stops).await;
-        intake.finish();
-        match done {
-            Ok(report) => installed = report?,
-            Err(seen) => {
-                let ended = ended_in_install(seen, &job.request.limits);
-                return Ok(Some((ended.outcome, sandbox.link, hold)));
-            }
-        }
-    }
-    let request = &job.request;
-    let registries = packages.registries(daemon, request);
-    let door = sandbox.listener.as_ref();
-    let open = network::open(daemon, request, hold.id(), door, &registries);
-    let traffic = match bounded(open, times.deadline, &stops).await {
-        Ok(traffic) => traffic?,
-        Err(seen) => {
-            let (verdict, reason) = judge(seen, None, &request.limits);
-            let outcome = ended_early(verdict, reason).outcome;
-            return Ok(Some((outcome, sandbox.link, hold)));
-        }
+    let entered = enter(
+        daemon,
+        job,
+        packages,
+        &mut sandbox,
+        &hold,
+        baseline,
+        times.deadline,
+    );
+    let (installed, traffic) = match entered.await? {
+        Ok(entered) => entered,
+        Err(ended) => return Ok(Driven::early(ended, sandbox.link, hold)),
     };
-    if !request.install.is_empty() {
-        job.outbox.event(phase(v1::Phase::Code));
-    }
+    let own = matches!(packages, Packages::Own { .. });
+    let request = &job.request;
     // The parked interpreter has looked for packages before they were there.
     let parked = parked && !own;
     let mut pump = Pump::new(
@@ -328,6 +344,7 @@ async fn drive(
         &mut job.client,
         &job.outbox,
     );
+    pump.collect(audit.heads());
     let seen = pump.run(times.deadline, &stops).await?;
     if may_retry && !own && matches!(seen, Seen::LinkLost) && pump.is_untouched() {
         return Ok(None);
@@ -340,24 +357,7 @@ async fn drive(
             None => Report::default(),
         }
     };
-    let counting = async {
-        match seen {
-            // Nobody is there to be told.
-            Seen::Cancelled => None,
-            seen => {
-                let patience = if seen.needs_counters() {
-                    VERDICT_COUNTERS
-                } else {
-                    USAGE_COUNTERS
-                };
-                timeout(patience, hold.engine().counters(hold.id()))
-                    .await
-                    .ok()
-                    .and_then(Result::ok)
-            }
-        }
-    };
-    let (report, now) = tokio::join!(closing, counting);
+    let (report, now) = tokio::join!(closing, counters(&hold, seen));
     let report = network::joined(installed, report);
     let used = now.map(|now| since(baseline, now));
     tracing::debug!(
@@ -377,7 +377,72 @@ async fn drive(
         ..conclusion
     };
     network::tell(&report, &job.request, &secrets, &job.outbox);
-    Ok(Some((outcome, pump.into_link(), hold)))
+    audit.network(&report.records).await;
+    let heads = pump.take_heads();
+    Ok(Some(Driven {
+        outcome,
+        heads,
+        link: pump.into_link(),
+        hold,
+    }))
+}
+
+/// Installs what is to be installed in the run's own sandbox, and opens its
+/// network. Gives what was asked of the network so far; the inner `Err` is a run
+/// that was over before its program could start.
+async fn enter(
+    daemon: &Daemon,
+    job: &Job,
+    packages: &Packages,
+    sandbox: &mut Sandbox,
+    hold: &Hold,
+    baseline: Option<Counters>,
+    deadline: Instant,
+) -> Result<Result<(Report, Option<Traffic>), Ended<'static>>, Failure> {
+    let (request, stops) = (&job.request, job.stops(daemon));
+    let mut installed = packages.report();
+    if let Packages::Own { identity } = packages {
+        let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
+        let mut intake = Intake::new(request, &secrets, &job.outbox);
+        let place = Place {
+            daemon,
+            request,
+            outbox: &job.outbox,
+        };
+        let work = place.install_here(identity, sandbox, hold, baseline, &mut intake);
+        let done = bounded(work, deadline, &stops).await;
+        intake.finish();
+        match done {
+            Ok(report) => installed = report?,
+            Err(seen) => return Ok(Err(ended_in_install(seen, &request.limits))),
+        }
+    }
+    let registries = packages.registries(daemon, request);
+    let door = sandbox.listener.as_ref();
+    let open = network::open(daemon, request, hold.id(), door, &registries);
+    let traffic = match bounded(open, deadline, &stops).await {
+        Ok(traffic) => traffic?,
+        Err(seen) => {
+            let (verdict, reason) = judge(seen, None, &request.limits);
+            return Ok(Err(ended_early(verdict, reason)));
+        }
+    };
+    if !request.install.is_empty() {
+        job.outbox.event(phase(v1::Phase::Code));
+    }
+    Ok(Ok((installed, traffic)))
+}
+
+/// What the sandbox has used, where that is known in time.
+async fn counters(hold: &Hold, seen: Seen) -> Option<Counters> {
+    let patience = match seen {
+        // Nobody is there to be told.
+        Seen::Cancelled => return None,
+        seen if seen.needs_counters() => VERDICT_COUNTERS,
+        _ => USAGE_COUNTERS,
+    };
+    let counted = timeout(patience, hold.engine().counters(hold.id())).await;
+    counted.ok().and_then(Result::ok)
 }
 
 /// The kind of sandbox that a run needs, as long as nothing is installed.
@@ -475,6 +540,7 @@ fn ended_early(verdict: Verdict, reason: Option<String>) -> Ended<'static> {
             stderr_truncated: false,
             reason,
         },
+        heads: Heads::default(),
         left: None,
     }
 }

@@ -11,8 +11,11 @@ use tonic::{Code, Status};
 /// encodings make it longer.
 const MAX_TEXT_BYTES: usize = 1 << 10;
 
-/// Causes that are worth reading.
-const MAX_CAUSES: usize = 4;
+/// Causes that are worth reading: the last lines of an installer are causes too.
+const MAX_CAUSES: usize = 10;
+
+/// Of all causes together.
+const MAX_CAUSES_BYTES: usize = 4 << 10;
 
 /// The code that stands for a kind.
 #[must_use]
@@ -44,17 +47,23 @@ pub fn from_failure(failure: &Failure) -> Status {
     let detail = ErrorDetail {
         kind: failure.kind.name().to_owned(),
         message: shorten(&failure.message),
-        causes: failure
-            .causes
-            .iter()
-            .take(MAX_CAUSES)
-            .map(|cause| shorten(cause))
-            .collect(),
+        causes: causes(&failure.causes),
         hint: shorten(failure.hint.as_deref().unwrap_or_default()),
         retry_after_ms: u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX),
     };
     let details = Bytes::from(detail.encode_to_vec());
     Status::with_details(code(failure.kind), detail.message, details)
+}
+
+fn causes(all: &[String]) -> Vec<String> {
+    let mut room = MAX_CAUSES_BYTES;
+    let shortened = all.iter().take(MAX_CAUSES).map(|cause| shorten(cause));
+    let fitting = shortened.take_while(|cause| {
+        let fits = cause.len() <= room;
+        room = room.saturating_sub(cause.len());
+        fits
+    });
+    fitting.collect()
 }
 
 /// The text, cut at a character when it is too long for a header.

@@ -176,6 +176,10 @@ impl Order<'_> {
         if self.for_layer {
             line.push("--no-compile");
         }
+        if self.network == Network::None {
+            // There is nothing that could answer later.
+            line.extend(["--retries", "0"]);
+        }
         if self.for_layer && self.of_host {
             line.push("--ignore-installed");
         }

@@ -19,7 +19,7 @@ const KEPT_BYTES: usize = 256 << 10;
 const TAIL_LINES: usize = 10;
 
 /// Of one such line.
-const LINE_CHARS: usize = 500;
+const LINE_CHARS: usize = 300;
 
 #[derive(Debug, Default)]
 struct State {

@@ -11,7 +11,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Building, Outcome, Shared, Use, Wish, fetch,
+    Building, Built, Outcome, Shared, Use, Wish, fetch,
     name::LayerName,
     now, remove_later,
     store::{Draft, Meta, Stored},
@@ -68,7 +68,7 @@ pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Build
                 built = build(&shared, &listed.name, &wish, &text) => built,
             };
             match &built {
-                Ok(built) => tracing::info!(layer = %built.id, "packages were installed"),
+                Ok(built) => tracing::info!(layer = %built.layer.id, "packages were installed"),
                 Err(failure) => tracing::info!(error = %failure, "packages were not installed"),
             }
             let outcome = listed.outcome.clone();
@@ -133,12 +133,19 @@ async fn work(
         // It was made in another network: only its registries are not known.
         let order = job.order(site.interpreter, site.network);
         install::learn(&mut site, &job, &order).await?;
-        return Ok(there);
+        return Ok(Built {
+            layer: there,
+            report: Arc::default(),
+        });
     }
-    install::install(&mut site, &job).await?;
+    let report = install::install(&mut site, &job).await?;
     let folder = job.order(site.interpreter, site.network).result();
     let (draft, written) = fetch::fetch(site.link, folder, &shared.store).await?;
-    keep(shared, name, wish, draft, written).await
+    let layer = keep(shared, name, wish, draft, written).await?;
+    Ok(Built {
+        layer,
+        report: Arc::new(report),
+    })
 }
 
 /// Makes room and gives the layer its name.

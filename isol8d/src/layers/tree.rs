@@ -25,6 +25,9 @@ use super::retention::{MOST_LAYER_BYTES, MOST_LAYER_ENTRIES};
 /// Below the folder that init was asked for; the kernel's own limit is 4096.
 const LONGEST_PATH: usize = 4000;
 
+/// What disks give out, as most of them are made.
+const BLOCK_BYTES: u64 = 4096;
+
 /// Why a layer cannot be written.
 #[derive(Debug, Error)]
 pub(crate) enum TreeError {
@@ -79,12 +82,14 @@ pub(crate) struct Tree {
     open: Option<Open>,
     has_root: bool,
     bytes: u64,
+    blocks: u64,
     entries: u32,
 }
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
+    /// On the disk: whole blocks, and one for each folder and link.
     pub(crate) bytes: u64,
     pub(crate) entries: u32,
 }
@@ -99,6 +104,7 @@ impl Tree {
             open: None,
             has_root: false,
             bytes: 0,
+            blocks: 0,
             entries: 0,
         })
     }
@@ -115,6 +121,7 @@ impl Tree {
             let what = format!("{MOST_LAYER_ENTRIES} files");
             return Err(TreeError::TooMuch { what });
         }
+        self.blocks += entry.size.div_ceil(BLOCK_BYTES).max(1);
         let path = checked(&entry.path)?;
         if path.as_os_str().is_empty() {
             // The folder itself, which the daemon has made.
@@ -212,7 +219,7 @@ impl Tree {
             return Err(TreeError::Protocol("ended within a file"));
         }
         Ok(Written {
-            bytes: self.bytes,
+            bytes: self.blocks * BLOCK_BYTES,
             entries: self.entries,
         })
     }
@@ -326,7 +333,7 @@ mod tests {
         assert_eq!(
             written,
             Written {
-                bytes: 6,
+                bytes: 5 * BLOCK_BYTES,
                 entries: 5
             }
         );

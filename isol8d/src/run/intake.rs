@@ -144,14 +144,7 @@ mod tests {
                 assert_eq!(taken(&mut events), "");
             }
             intake.finish();
-            assert_eq!(
-                taken(&mut events),
-                if buffered {
-                    "fetching ***\n"
-                } else {
-                    "fetching ***\n"
-                }
-            );
+            assert_eq!(taken(&mut events), "fetching ***\n");
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use isol8_core::{mask::Secrets, output};
 
+use crate::audit::Head;
 use crate::outbox::{Channel, Outbox, WINDOW_BYTES};
 
 /// What a buffered run sends at once at its end.
@@ -24,6 +25,8 @@ pub(super) struct Lane {
     ahead: u64,
     /// Of a buffered run.
     kept: Option<Vec<u8>>,
+    /// For the record of the run.
+    head: Head,
 }
 
 impl Lane {
@@ -39,6 +42,7 @@ impl Lane {
             window: WINDOW_BYTES,
             ahead: 0,
             kept: buffered.then(Vec::new),
+            head: Head::default(),
         }
     }
 
@@ -76,6 +80,16 @@ impl Lane {
         }
     }
 
+    /// Collects the beginning of what leaves in `head`.
+    pub(super) fn collect(&mut self, head: Head) {
+        self.head = head;
+    }
+
+    /// What was collected.
+    pub(super) fn take_head(&mut self) -> Head {
+        std::mem::take(&mut self.head)
+    }
+
     /// Bytes that the program wrote.
     pub(super) fn written_bytes(&self) -> u64 {
         self.stream.written_bytes()
@@ -89,6 +103,7 @@ impl Lane {
     /// Gives how many bytes went into the outbox.
     fn pass(&mut self, bytes: Option<Bytes>, outbox: &Outbox) -> u64 {
         let Some(bytes) = bytes else { return 0 };
+        self.head.push(&bytes);
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(&bytes);
             return 0;

@@ -31,7 +31,7 @@ use crate::{
     daemon::Daemon,
     egress::Report,
     install::{self, Job, apt::Apt, site::Site, transcript::Transcript},
-    layers::{Use, Waiting, Wish},
+    layers::{Built, Use, Waiting, Wish},
     outbox::Outbox,
     pool::Hold,
 };
@@ -42,7 +42,12 @@ pub(super) enum Packages {
     /// It has none.
     None,
     /// In a layer, which is kept while this lives.
-    Layer { _layer: Use, identity: String },
+    Layer {
+        _layer: Use,
+        identity: String,
+        /// What the installer asked for, where it was this run that began it.
+        report: Arc<Report>,
+    },
     /// In the image that the key now names.
     Image,
     /// Still to be installed in the run's own sandbox.
@@ -50,6 +55,14 @@ pub(super) enum Packages {
 }
 
 impl Packages {
+    /// What was asked of the network before the run had its sandbox.
+    pub(super) fn report(&self) -> Report {
+        match self {
+            Self::Layer { report, .. } => (**report).clone(),
+            Self::None | Self::Image | Self::Own { .. } => Report::default(),
+        }
+    }
+
     /// The hosts that they came from.
     pub(super) fn registries(&self, daemon: &Daemon, request: &RunRequest) -> Vec<String> {
         match self {
@@ -125,20 +138,24 @@ impl Place<'_> {
             identity: identity.clone(),
             apt,
         };
-        let layer = self.layer(wish, intake).await?;
+        let Built { layer, report } = self.layer(wish, intake).await?;
         key.layer = Some(layer.id.clone());
         Ok(Packages::Layer {
             _layer: layer,
             identity,
+            report,
         })
     }
 
-    async fn layer(&self, wish: Wish, intake: &mut Intake<'_>) -> Result<Use, Failure> {
+    async fn layer(&self, wish: Wish, intake: &mut Intake<'_>) -> Result<Built, Failure> {
         let layers = &self.daemon.layers;
         let mut missed = false;
         loop {
             if let Some(found) = layers.find(&wish, !missed) {
-                return Ok(found);
+                return Ok(Built {
+                    layer: found,
+                    report: Arc::default(),
+                });
             }
             if !missed {
                 self.outbox.event(phase(v1::Phase::Install));
@@ -153,6 +170,11 @@ impl Place<'_> {
             match built {
                 // What failed with the bounds of another run may do with ours.
                 Err(_) if !waiting.same_terms => {}
+                Ok(built) if waiting.joined => {
+                    // Another run has it in its log.
+                    let report = Arc::default();
+                    return Ok(Built { report, ..built });
+                }
                 built => return built,
             }
         }

@@ -32,6 +32,7 @@ use tonic::Streaming;
 
 use super::{lane::Lane, program::Program, stdin::Stdin, verdict::Seen};
 use crate::{
+    audit::Heads,
     convert::{self, Said},
     outbox::{Channel, Outbox},
 };
@@ -336,6 +337,20 @@ impl<'a> Pump<'a> {
     /// The stream to init. Closing it ends what still runs in the sandbox.
     pub(super) fn into_link(self) -> Link {
         self.link
+    }
+
+    /// Collects the beginning of the output for the record of the run.
+    pub(super) fn collect(&mut self, heads: Heads) {
+        self.stdout.collect(heads.stdout);
+        self.stderr.collect(heads.stderr);
+    }
+
+    /// What was collected.
+    pub(super) fn take_heads(&mut self) -> Heads {
+        Heads {
+            stdout: self.stdout.take_head(),
+            stderr: self.stderr.take_head(),
+        }
     }
 
     /// Lets everything that is still held back go to the client.
