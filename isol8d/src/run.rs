@@ -17,7 +17,7 @@ use isol8_core::{
     ids::{Principal, RunId},
     mask::Secrets,
     outcome::{Counters, Outcome, Usage, Verdict},
-    request::{MAX_TIMEOUT, RunLimits, RunRequest},
+    request::{MAX_TIMEOUT, RunRequest},
     sandbox::{EngineKind, Limits, SandboxKey},
 };
 use isol8_engine::{Sandbox, link::Link};
@@ -37,6 +37,7 @@ use crate::{
     status,
 };
 
+mod ending;
 mod intake;
 mod lane;
 mod network;
@@ -46,6 +47,7 @@ pub(crate) mod pump;
 mod stdin;
 mod verdict;
 
+use ending::{cancelled_early, conclude, ended_early, ended_in_install, exited, masked};
 use intake::Intake;
 use packages::{Packages, Place, bounded, lacks_base};
 use pump::{Pump, Stops};
@@ -509,120 +511,8 @@ impl Drop for Front<'_> {
     }
 }
 
-/// The end of a run that was given up before it had a sandbox.
-fn cancelled_early(daemon: &Daemon) -> Ended<'static> {
-    let seen = if daemon.cancel_runs.is_cancelled() {
-        Seen::Stopped
-    } else {
-        Seen::Cancelled
-    };
-    let (verdict, reason) = judge(seen, None, &RunLimits::default());
-    ended_early(verdict, reason)
-}
-
-/// The end of a run whose packages were not there in time.
-fn ended_in_install(seen: Seen, limits: &RunLimits) -> Ended<'static> {
-    let (verdict, reason) = judge(seen, None, limits);
-    let reason = reason.map(|reason| match seen {
-        Seen::Deadline => format!("{reason} while packages were installed"),
-        _ => reason,
-    });
-    ended_early(verdict, reason)
-}
-
-/// The end of a run that never had a sandbox.
-fn ended_early(verdict: Verdict, reason: Option<String>) -> Ended<'static> {
-    Ended {
-        outcome: Outcome {
-            verdict,
-            usage: Usage::default(),
-            stdout_truncated: false,
-            stderr_truncated: false,
-            reason,
-        },
-        heads: Heads::default(),
-        left: None,
-    }
-}
-
-fn conclude(
-    seen: Seen,
-    used: Option<Counters>,
-    wall: Duration,
-    pump: &Pump<'_>,
-    request: &RunRequest,
-) -> Outcome {
-    let (verdict, reason) = judge(seen, used, &request.limits);
-    let rusage = pump.rusage.unwrap_or_default();
-    let (cpu, peak_memory_bytes) = match used {
-        Some(used) => (used.cpu, used.peak_memory_bytes),
-        None => (rusage.cpu, rusage.max_rss_bytes),
-    };
-    Outcome {
-        verdict,
-        usage: Usage {
-            wall,
-            cpu,
-            peak_memory_bytes,
-            stdout_bytes: pump.stdout.written_bytes(),
-            stderr_bytes: pump.stderr.written_bytes(),
-            network_bytes_in: 0,
-            network_bytes_out: 0,
-        },
-        stdout_truncated: pump.stdout.is_truncated(),
-        stderr_truncated: pump.stderr.is_truncated(),
-        reason,
-    }
-}
-
 fn phase(phase: v1::Phase) -> Event {
     Event::Phase(v1::PhaseChanged {
         phase: phase.into(),
     })
-}
-
-fn exited(outcome: Outcome) -> v1::Exited {
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let (verdict, code, signal) = match outcome.verdict {
-        Verdict::Exited(code) => (v1::Verdict::Exited, Some(code.into()), None),
-        Verdict::Signalled(signal) => (v1::Verdict::Signalled, None, Some(signal)),
-        Verdict::TimedOut => (v1::Verdict::TimedOut, None, None),
-        Verdict::OomKilled => (v1::Verdict::OomKilled, None, None),
-        Verdict::Cancelled => (v1::Verdict::Cancelled, None, None),
-        Verdict::SandboxLost => (v1::Verdict::SandboxLost, None, None),
-    };
-    v1::Exited {
-        verdict: verdict.into(),
-        code,
-        signal,
-        usage: Some(v1::Usage {
-            wall_us: micros(outcome.usage.wall),
-            cpu_us: micros(outcome.usage.cpu),
-            peak_memory_bytes: outcome.usage.peak_memory_bytes,
-            stdout_bytes: outcome.usage.stdout_bytes,
-            stderr_bytes: outcome.usage.stderr_bytes,
-            network_bytes_in: outcome.usage.network_bytes_in,
-            network_bytes_out: outcome.usage.network_bytes_out,
-        }),
-        stdout_truncated: outcome.stdout_truncated,
-        stderr_truncated: outcome.stderr_truncated,
-        reason: outcome.reason.unwrap_or_default(),
-    }
-}
-
-/// A failure leaves the sandbox as text too: no secret may be in it.
-fn masked(failure: Failure, request: &RunRequest) -> Failure {
-    let Ok(secrets) = Secrets::new(&request.secrets) else {
-        return failure;
-    };
-    if secrets.is_empty() {
-        return failure;
-    }
-    let mask = |text: &String| secrets.mask_text(text);
-    Failure {
-        message: mask(&failure.message),
-        causes: failure.causes.iter().map(mask).collect(),
-        hint: failure.hint.as_ref().map(mask),
-        ..failure
-    }
 }
