@@ -86,7 +86,9 @@ impl Authority {
         if let Some(known) = made.get(name) {
             return Some(Arc::clone(known));
         }
-        let params = CertificateParams::new(vec![name.to_owned()]).ok()?;
+        let mut params = CertificateParams::new(vec![name.to_owned()]).ok()?;
+        // Strict clients ask for it.
+        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().ok()?;
         let certificate = params.signed_by(&key, &self.issuer).ok()?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).ok()?;

@@ -232,21 +232,22 @@ impl Seen {
     /// The target without what may stand before the path.
     #[must_use]
     pub fn path(&self) -> &str {
-        let rest = self.target.split_once("://").map(|(_, rest)| rest);
-        rest.map_or(self.target.as_str(), |rest| {
-            rest.find('/').map_or("/", |at| &rest[at..])
-        })
+        match self.target.strip_prefix("http://") {
+            Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+            None => &self.target,
+        }
     }
 }
 
 fn usual(wire: &mut (impl Read + Write), seen: &Seen) -> io::Result<()> {
     let path = seen.path();
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let piece = vec![b'.'; 64 << 10];
     let count = |prefix: &str| -> Option<usize> { path.strip_prefix(prefix)?.parse().ok() };
-    if let Some((_, url)) = path.split_once("/redirect?") {
+    if path.ends_with("/redirect") {
         return write!(
             wire,
-            "HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n"
+            "HTTP/1.1 302 Found\r\nLocation: {query}\r\nContent-Length: 0\r\n\r\n"
         );
     }
     if let Some(bytes) = count("/bytes/") {
@@ -289,7 +290,7 @@ fn usual(wire: &mut (impl Read + Write), seen: &Seen) -> io::Result<()> {
             wire,
             seen,
             "text/plain",
-            format!("origin {path}\n").as_bytes(),
+            format!("origin {}\n", seen.path()).as_bytes(),
         ),
     }
 }

@@ -63,6 +63,14 @@ const FETCH: &str = "const go = async (url) => {\n\
     (async () => { for (const url of ['http://example.com/plain', 'https://example.com/secure',\n\
     'http://evil.example/', 'https://evil.example/', 'http://example.com:DEAD/']) await go(url) })();";
 
+const NODE: &str = "const http = require('http');\n\
+    const get = url => new Promise(done => http.get(url, r => { let text = '';\n\
+    r.on('data', d => text += d).on('end', () => done([r.statusCode, text.trim()])) }).on('error', e => done(['failed', e.code])));\n\
+    const go = async url => { if (url.startsWith('http:')) return get(url);\n\
+    try { const r = await fetch(url); return [r.status, (await r.text()).trim()] } catch (e) { return ['failed', String(e.cause ?? e)] } };\n\
+    (async () => { for (const url of ['http://example.com/plain', 'https://example.com/secure',\n\
+    'http://evil.example/', 'https://evil.example/', 'http://example.com:DEAD/']) console.log(...await go(url)) })();";
+
 both_engines_online! {
     /// urllib with the authorities of the configuration.
     fn python(stage: &Stage, internet: &Internet) {
@@ -89,13 +97,16 @@ both_engines_online! {
     }
 
     /// Node looks at the proxy's variables from version 24 on; an older one of
-    /// the host has no way out but a proxy agent.
+    /// the host has no way out but a proxy agent. Its `fetch` opens a tunnel for
+    /// plain HTTP too, and tunnels carry TLS alone: `http.get` does not.
     fn node(stage: &Stage, internet: &Internet) {
         internet.name(EVIL, PUBLIC);
         let version = stage.eval("node", "console.log(process.versions.node.split('.')[0])").go().ok();
         if version.trim().parse::<u32>().expect("a number") >= 24 {
-            as_expected(&goes(stage, "node", FETCH));
+            as_expected(&goes(stage, "node", NODE));
             two_requests(internet);
+            let plain = goes(stage, "node", "fetch('http://example.com/').catch(e => console.log('failed'))").out();
+            assert_eq!((plain.as_str(), internet.origin.take_seen().len()), ("failed\n", 0));
             return;
         }
         let code = "const http = require('http');\n\

@@ -20,7 +20,7 @@ const KEYS: [&str; 10] = [
     "timestamp",
 ];
 
-/// A conversation that leaves six requests, five of them known.
+/// A conversation that leaves seven requests, the last one malformed.
 const CODE: &str = "import socket, ssl, urllib.request, urllib.error\n\
     def go(url, **more):\n \
      try: return urllib.request.urlopen(url, **more).read()\n \
@@ -97,14 +97,16 @@ fn check(logs: &[Value]) {
     assert!(upload["bytesOut"].as_u64() >= Some(5000), "{upload}");
     let odd: Vec<&Value> = logs
         .iter()
-        .filter(|log| log["host"].as_str().unwrap_or_default().contains("evil\""))
+        .filter(|log| {
+            log["host"] != EVIL && log["host"].as_str().unwrap_or_default().starts_with("evil")
+        })
         .collect();
     assert_eq!(odd.len(), 1, "{logs:#?}");
     assert_eq!(odd[0]["action"], "BLOCK");
 }
 
 both_engines_online! {
-    /// Every request once, in the order it came, on standard error alone.
+    /// Every request once, on standard error alone.
     fn on_standard_error(stage: &Stage, internet: &Internet) {
         internet.name(EVIL, PUBLIC);
         let args = ["--net", "filtered", "--allow", r"example\.com", "--log-network"];
@@ -112,12 +114,7 @@ both_engines_online! {
         assert_eq!(ran.ok(), "done\n");
         // No byte of it can do anything to a terminal.
         assert!(ran.stderr.iter().all(|byte| byte.is_ascii() && (*byte == b'\n' || *byte >= b' ')), "{ran:?}");
-        let logs = lines(&ran);
-        check(&logs);
-        let mut stamps: Vec<&str> = logs.iter().map(|log| log["timestamp"].as_str().expect("text")).collect();
-        let as_logged = stamps.clone();
-        stamps.sort_unstable();
-        assert_eq!(stamps, as_logged);
+        check(&lines(&ran));
         // Without the flag there is none.
         let ran = stage.python(CODE).args(&args[..4]).go();
         ran.ok();
@@ -172,9 +169,9 @@ both_engines_online! {
             urllib.request.urlopen(f'http://example.com/{k}?key={k}').read()\n\
             try: urllib.request.urlopen(f'http://{k}.example/')\n\
             except urllib.error.HTTPError as e: pass";
-        for output in ["--log-network", "--json"] {
-            let args = ["--net", "filtered", "--allow", r"example\.com", "--log-network", output, "--secret", "K"];
-            let ran = stage.python(code).env("K", "hunter22").args(&args[usize::from(output == "--log-network")..]).args(["--net", "filtered"]).go();
+        let args = ["--net", "filtered", "--allow", r"example\.com", "--log-network", "--secret", "K"];
+        for output in [&[][..], &["--json"]] {
+            let ran = stage.python(code).env("K", "hunter22").args(args).args(output).go();
             ran.ok();
             let all = ran.out() + &ran.err();
             assert!(!all.contains("hunter22"), "{ran:?}");

@@ -175,7 +175,8 @@ both_engines_online! {
         other.within(seconds(15));
         let hog = hog.finish();
         let answers = hog.ok();
-        assert!(!answers.contains("200") && answers.contains("429"), "{hog:?}");
+        // Whoever is turned away while he speaks may hear a reset instead.
+        assert!(!answers.contains("200") && (answers.contains("429") || answers.contains("reset")), "{hog:?}");
         let seen = internet.origin.take_seen();
         assert!(seen.len() == 50 && seen.iter().all(|seen| seen.path() == "/y"), "{}", seen.len());
     }
