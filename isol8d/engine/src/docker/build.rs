@@ -218,7 +218,7 @@ impl Inner {
             arguments: arguments.collect(),
             labels: inputs.labels(),
             nocache: force,
-            bounds: None,
+            terms: None,
         };
         progress(&format!("building {tag}"));
         let built = self.order(&order, progress).await;

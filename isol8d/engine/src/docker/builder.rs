@@ -43,14 +43,17 @@ pub(super) struct Order<'a> {
     pub(super) labels: HashMap<String, String>,
     /// Whether every step is done again.
     pub(super) nocache: bool,
-    pub(super) bounds: Option<BuildBounds>,
+    /// `None`: whatever the engine has.
+    pub(super) terms: Option<Terms>,
 }
 
 /// What each step of a build may use. The builder knows no limit of processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BuildBounds {
+pub(super) struct Terms {
     memory_bytes: i32,
     quota_us: i32,
+    /// The engine's default network, or none.
+    online: bool,
 }
 
 /// A build that did not make its image.
@@ -63,10 +66,10 @@ pub(super) struct Broken {
     pub(super) lines: Vec<String>,
 }
 
-impl BuildBounds {
+impl Terms {
     /// `limits` on an engine with `cores`. More memory than 2 GiB cannot be said
     /// to a builder through its API's types; a build then gets just below that.
-    pub(super) fn of(limits: &Limits, cores: u32) -> Self {
+    pub(super) fn of(limits: &Limits, cores: u32, online: bool) -> Self {
         let most = cores.max(1).saturating_mul(1000);
         let millis = limits.cpu.as_millis().min(most);
         let quota = i32::try_from(millis).unwrap_or(i32::MAX);
@@ -75,6 +78,7 @@ impl BuildBounds {
             quota_us: quota
                 .saturating_mul(CPU_PERIOD_US / 1000)
                 .max(LEAST_QUOTA_US),
+            online,
         }
     }
 }
@@ -90,15 +94,19 @@ impl Order<'_> {
             .nocache(self.nocache)
             .rm(true)
             .forcerm(true);
-        let Some(bounds) = self.bounds else {
+        let Some(terms) = self.terms else {
             return options.build();
         };
-        options
-            .memory(bounds.memory_bytes)
-            .memswap(bounds.memory_bytes)
+        let options = options
+            .memory(terms.memory_bytes)
+            .memswap(terms.memory_bytes)
             .cpuperiod(CPU_PERIOD_US)
-            .cpuquota(bounds.quota_us)
-            .build()
+            .cpuquota(terms.quota_us);
+        if terms.online {
+            options.build()
+        } else {
+            options.networkmode("none").build()
+        }
     }
 
     fn context(&self) -> Vec<u8> {
@@ -236,7 +244,7 @@ mod tests {
             arguments: HashMap::new(),
             labels: HashMap::new(),
             nocache: false,
-            bounds: None,
+            terms: None,
         }
     }
 
@@ -266,11 +274,13 @@ mod tests {
                 pids: Pids::new(64).unwrap(),
             };
             let order = Order {
-                bounds: Some(BuildBounds::of(&limits, 2)),
+                terms: Some(Terms::of(&limits, 2, cpu == "1")),
                 ..order()
             };
             let options = order.options();
             assert_eq!(options.memory, options.memswap, "no swap");
+            let offline = options.networkmode.as_deref() == Some("none");
+            assert_eq!(offline, cpu != "1");
             (options.memory.unwrap(), options.cpuquota.unwrap())
         };
         assert_eq!(bounds(512, "1"), (512 << 20, 100_000));
@@ -278,6 +288,7 @@ mod tests {
         // More cores than there are is all of them.
         assert_eq!(bounds(8192, "64"), (i32::MAX, 200_000));
         assert_eq!(order().options().memory, None);
+        assert_eq!(order().options().networkmode, None, "the engine's own");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Such an image is named by a hash of what it was made from, so that it is
 //! found again without work. Its packages are installed as root in a build, by
-//! the manager that the image brings: their maintainers' scripts run there, on
-//! the engine's default network, within the limits of the run that wants them.
+//! the manager that the image brings: their maintainers' scripts run there,
+//! within the limits of the run that wants them. The step is on the engine's
+//! default network, which no filter of ours is in, or on none where the run has
+//! none: then an image that is there already serves, and no other can be made.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,13 +14,13 @@ use isol8_core::{
     ids::RunId,
     package::{Package, sorted},
     runtime::Runtime,
-    sandbox::{ImageName, Limits, SandboxKey},
+    sandbox::{ImageName, Limits, Network, SandboxKey},
 };
 
 use super::{
     Inner,
     build::{CA_BUNDLE, LABEL_BASE, LABEL_INPUTS, proxies},
-    builder::{Broken, BuildBounds, Order, fingerprint, is_builders_own},
+    builder::{Broken, Order, Terms, fingerprint, is_builders_own},
     client::ASK,
     image::{self, LABEL_FOREIGN, LABEL_RUNTIME, base_tag},
 };
@@ -136,7 +138,9 @@ impl Inner {
             if self.find_derived(&tag, &hash).await? {
                 return Ok(());
             }
-            self.install(&origin, &hash, &tag, limits, progress).await?;
+            let online = key.network != Network::None;
+            let terms = Terms::of(limits, self.facts().await?.cores, online);
+            self.install(&origin, &hash, &tag, terms, progress).await?;
             self.images.forget();
             self.evict(&tag).await;
             Ok(())
@@ -165,7 +169,7 @@ impl Inner {
         origin: &Origin,
         hash: &str,
         tag: &str,
-        limits: &Limits,
+        terms: Terms,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
         let build = RunId::random();
@@ -188,7 +192,7 @@ impl Inner {
             labels: HashMap::new(),
             // Who removes an image wants its packages new.
             nocache: true,
-            bounds: Some(BuildBounds::of(limits, self.facts().await?.cores)),
+            terms: Some(terms),
         };
         progress(&format!("installing {} into {tag}", origin.listed(", ")));
         let of_manager = |line: &str| {

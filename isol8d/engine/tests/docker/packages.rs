@@ -10,7 +10,7 @@ use isol8_core::{
     failure::FailureKind,
     package::Package,
     runtime::Runtime,
-    sandbox::{ImageName, SandboxSpec},
+    sandbox::{ImageName, Network, SandboxSpec},
 };
 use isol8_engine::Engine;
 use tokio::{sync::Notify, time::timeout};
@@ -19,6 +19,12 @@ use crate::bench::{Bench, once, spec};
 
 /// A download on a slow day.
 const DOWNLOAD: Duration = Duration::from_secs(240);
+
+fn filtered() -> SandboxSpec {
+    let mut spec = spec();
+    spec.key.network = Network::Filtered;
+    spec
+}
 
 fn packages(names: &[&str]) -> Vec<Package> {
     Package::parse_all(Runtime::Bash, names).unwrap()
@@ -42,7 +48,7 @@ fn made_for(names: &[Package]) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_package_is_installed_once_and_runs() {
     let bench = Bench::ready().await;
-    let spec = spec();
+    let spec = filtered();
     // No other test asks for this pair, so that it can be removed at the end.
     let names = packages(&["bc", "jq"]);
     let lines = AtomicUsize::new(0);
@@ -80,6 +86,7 @@ async fn a_package_is_installed_once_and_runs() {
 
     let mut key = spec.key.clone();
     key.image = Some(image);
+    key.network = Network::None;
     let spec = SandboxSpec { key, ..spec };
     let program = "echo '{\"a\": 1}' | jq .a; ls / | grep isol8-install; ls /var/lib/apt/lists";
     let (ended, _) = once(&bench, &spec, program).await;
@@ -91,7 +98,7 @@ async fn a_package_is_installed_once_and_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_package_that_is_not_there_leaves_nothing() {
     let bench = Bench::ready().await;
-    let spec = spec();
+    let spec = filtered();
     let own = format!("isol8-{}", bench.place.daemon);
     // Read as a pattern the second would be hundreds of packages.
     let names = packages(&[&own, "p.thon3"]);
@@ -113,7 +120,7 @@ async fn a_package_that_is_not_there_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_nobody_waits_for_ends() {
     let bench = Bench::ready().await;
-    let spec = spec();
+    let spec = filtered();
     let own = format!("isol8-{}", bench.place.daemon);
     let names = packages(&[&own]);
     let in_step = Notify::new();
@@ -148,6 +155,21 @@ async fn a_build_that_nobody_waits_for_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_nothing_is_fetched() {
+    let bench = Bench::ready().await;
+    let mut spec = filtered();
+    spec.key.network = Network::None;
+    let names = packages(&["jq", &format!("isol8-{}", bench.place.daemon)]);
+    let derived = bench
+        .engine
+        .derive_image(&spec.key, &names, &spec.limits, &|_| ());
+    let failure = timeout(DOWNLOAD, derived).await.unwrap().unwrap_err();
+    assert_eq!(failure.kind, FailureKind::InstallFailed);
+    let said = &failure.causes[0];
+    assert!(said.contains("\nE: Unable to locate package jq"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_image_keeps_its_user_and_its_own_manager_is_used() {
     let bench = Bench::ready().await;
     let tag = format!("isol8-test:{}", bench.place.daemon);
@@ -165,7 +187,7 @@ async fn another_image_keeps_its_user_and_its_own_manager_is_used() {
     std::fs::write(folder.path().join("Dockerfile"), dockerfile).unwrap();
     docker(&["build", "-q", "-t", &tag, folder.path().to_str().unwrap()]);
 
-    let mut spec = spec();
+    let mut spec = filtered();
     spec.key.image = Some(ImageName::parse(&tag).unwrap());
     let names = packages(&["jq=1.8-r0", "file"]);
     let derived = bench
@@ -176,6 +198,7 @@ async fn another_image_keeps_its_user_and_its_own_manager_is_used() {
     assert_eq!(show("{{.Config.User}} {{.Config.Cmd}}"), "nobody [own]\n");
 
     spec.key.image = Some(image.clone());
+    spec.key.network = Network::None;
     let program = "cat /installed; echo; [[ $BASH = /opt/own/bash ]] && echo own";
     let (ended, _) = once(&bench, &spec, program).await;
     assert_eq!(ended.stdout, "add,--no-cache,--,file,jq=1.8-r0,\nown\n");
@@ -190,7 +213,7 @@ async fn an_image_without_a_manager_says_so() {
     let dockerfile = "FROM isol8:bash\nUSER 0\nRUN rm /usr/bin/apt-get\n";
     std::fs::write(folder.path().join("Dockerfile"), dockerfile).unwrap();
     docker(&["build", "-q", "-t", &tag, folder.path().to_str().unwrap()]);
-    let mut spec = spec();
+    let mut spec = filtered();
     spec.key.image = Some(ImageName::parse(&tag).unwrap());
     let names = packages(&["jq"]);
     let derived = bench
