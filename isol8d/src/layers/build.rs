@@ -69,7 +69,9 @@ pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Build
             };
             match &built {
                 Ok(built) => tracing::info!(layer = %built.layer.id, "packages were installed"),
-                Err(failure) => tracing::info!(error = %failure, "packages were not installed"),
+                Err(failure) => {
+                    tracing::info!(error = failure.message, "packages were not installed");
+                }
             }
             let outcome = listed.outcome.clone();
             // Who comes from now on must not wait for what is over.
