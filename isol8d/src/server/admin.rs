@@ -114,6 +114,8 @@ fn pool_status(status: &KeyStatus) -> v1::PoolStatus {
     ];
     parts.extend(key.image.iter().map(|image| format!("image {image}")));
     parts.extend(key.writable.then(|| "writable".to_owned()));
+    let layer = key.layer.as_ref().map(|layer| &layer.as_str()[..8]);
+    parts.extend(layer.map(|layer| format!("packages {layer}")));
     v1::PoolStatus {
         engine: engine_to_wire(key.engine).into(),
         runtime: runtime_to_wire(key.runtime).into(),

@@ -53,17 +53,18 @@ impl Installed {
     /// # Errors
     /// It is gone.
     pub(super) fn identity(&self) -> io::Result<String> {
-        let inside = |mount: &&Mount| self.program.starts_with(&mount.at);
-        let on_host = match self.mounts.iter().find(inside) {
-            Some(mount) => {
-                let rest = self
-                    .program
-                    .strip_prefix(&mount.at)
-                    .unwrap_or(&self.program);
+        let on_host = self.mounts.iter().find_map(|mount| {
+            let rest = self.program.strip_prefix(&mount.at).ok()?;
+            // What is mounted may be the file itself; a joined nothing would
+            // make a folder of it.
+            let whole = rest.as_os_str().is_empty();
+            Some(if whole {
+                mount.from.clone()
+            } else {
                 mount.from.join(rest)
-            }
-            None => self.program.clone(),
-        };
+            })
+        });
+        let on_host = on_host.unwrap_or_else(|| self.program.clone());
         let file = fs::metadata(&on_host)?;
         Ok(format!(
             "{} {} {}.{}",

@@ -138,6 +138,25 @@ fn single_files_bring_nothing_else_along() {
 }
 
 #[test]
+fn an_interpreter_is_another_one_after_an_upgrade() {
+    let home = Home::new();
+    home.put(".bun/bin/bun", ELF)
+        .put(".nvm/versions/node/v18.19.0/bin/node", ELF);
+    for (runtime, path) in [
+        (Runtime::Bun, ".bun/bin/bun"),
+        (Runtime::Node, ".nvm/versions/node/v18.19.0/bin/node"),
+    ] {
+        let found = home.places.find(runtime).unwrap();
+        let before = found.identity().unwrap();
+        assert_eq!(found.identity().unwrap(), before);
+        home.put(path, &[ELF, b"more"].concat());
+        assert_ne!(found.identity().unwrap(), before, "{runtime}");
+        fs::remove_file(home.at(path)).unwrap();
+        assert!(found.identity().is_err());
+    }
+}
+
+#[test]
 fn a_script_of_npm_leads_to_the_executable_of_its_package() {
     let home = Home::new();
     let machine = match env::consts::ARCH {
