@@ -13,9 +13,16 @@ use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     header::{self, HeaderValue},
 };
-use tokio::task::AbortHandle;
+use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
-use crate::{exchange::Exchange, lane::Lane};
+use crate::{
+    exchange::Exchange,
+    lane::Lane,
+    meter::Metered,
+    origin::{Left, Origin},
+    rest::{LEAST_BYTES, Onward, Rest},
+};
 
 /// The body of an answer. While it lives the connection is busy.
 #[derive(Debug)]
@@ -28,6 +35,8 @@ pub(crate) struct Answer {
 enum Kind {
     Line(Option<Bytes>),
     Relay(Box<Relay>),
+    /// The rest of the body is in the lane.
+    Elsewhere,
 }
 
 /// An origin's body on its way to the program.
@@ -36,17 +45,20 @@ struct Relay {
     body: Incoming,
     exchange: Exchange,
     is_over: bool,
-    _task: Task,
+    origin: Origin,
+    /// How the body goes on without hyper, if it is to.
+    onward: Option<Onward>,
+    /// What hyper's body ended with before it was whole.
+    ended: Option<Option<Result<Frame<Bytes>, hyper::Error>>>,
+    /// The origin let go of this, and so many bytes are still to come.
+    link: Option<(Metered<TcpStream>, u64)>,
 }
 
-/// The task that speaks with an origin; it ends with this value.
-#[derive(Debug)]
-pub(crate) struct Task(pub(crate) AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// What comes next of a body.
+enum Next {
+    Frame(Option<Result<Frame<Bytes>, hyper::Error>>),
+    /// So many bytes, from this connection.
+    Rest(Metered<TcpStream>, u64),
 }
 
 impl Answer {
@@ -81,19 +93,96 @@ impl Answer {
         response
     }
 
-    /// An origin's body; the request is over when it is.
-    pub(crate) fn relay(lane: &Arc<Lane>, body: Incoming, exchange: Exchange, task: Task) -> Self {
+    /// An origin's body; the request is over when it is. A long one goes
+    /// `onward` without hyper.
+    pub(crate) fn relay(
+        lane: &Arc<Lane>,
+        body: Incoming,
+        exchange: Exchange,
+        mut origin: Origin,
+        onward: Option<Onward>,
+    ) -> Self {
+        let is_long = body.size_hint().exact().is_some_and(|n| n >= LEAST_BYTES);
+        let onward = onward.filter(|_| is_long);
+        if onward.is_some() {
+            origin.leave();
+        }
         let is_over = body.is_end_stream();
         let relay = Relay {
             body,
             exchange,
             is_over,
-            _task: task,
+            origin,
+            onward,
+            ended: None,
+            link: None,
         };
         Self {
             kind: Kind::Relay(Box::new(relay)),
             lane: Arc::clone(lane),
         }
+    }
+
+    /// Puts the rest of the body into the lane.
+    fn leave(&mut self, link: Metered<TcpStream>, bytes: u64) {
+        let kind = std::mem::replace(&mut self.kind, Kind::Elsewhere);
+        let Kind::Relay(relay) = kind else { return };
+        let Some(onward) = relay.onward else { return };
+        self.lane.put_rest(Rest {
+            exchange: relay.exchange,
+            link,
+            bytes,
+            onward,
+        });
+    }
+}
+
+impl Relay {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        if let Some((link, bytes)) = self.link.take() {
+            return Poll::Ready(Next::Rest(link, bytes));
+        }
+        while self.ended.is_none() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            self.is_over = frame.is_none() || self.body.is_end_stream();
+            match frame {
+                // Trailers are between an origin and whoever asked for them.
+                Some(Ok(frame)) if !frame.is_data() => {}
+                None | Some(Err(_)) if self.onward.is_some() && self.missing() > 0 => {
+                    self.is_over = false;
+                    self.ended = Some(frame);
+                }
+                frame => return Poll::Ready(Next::Frame(frame)),
+            }
+        }
+        let left = ready!(self.origin.poll_left(cx));
+        let Some(Left { link, mut begun }) = left else {
+            // It broke.
+            return Poll::Ready(Next::Frame(self.ended.take().flatten()));
+        };
+        let Either::Left(stream) = link.stream else {
+            return Poll::Ready(Next::Frame(self.ended.take().flatten()));
+        };
+        let link = Metered {
+            stream,
+            meter: link.meter,
+        };
+        // What an origin says behind its answer is nobody's.
+        begun.truncate(usize::try_from(self.missing()).unwrap_or(usize::MAX));
+        let bytes = self.missing() - begun.len() as u64;
+        self.is_over = bytes == 0;
+        if begun.is_empty() {
+            return Poll::Ready(Next::Rest(link, bytes));
+        }
+        if bytes > 0 {
+            self.link = Some((link, bytes));
+        }
+        Poll::Ready(Next::Frame(Some(Ok(Frame::data(begun)))))
+    }
+
+    /// How much hyper's body lacks.
+    fn missing(&self) -> u64 {
+        self.body.size_hint().exact().unwrap_or(0)
     }
 }
 
@@ -105,17 +194,17 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let relay = match &mut self.kind {
+        let next = match &mut self.kind {
             Kind::Line(line) => return Poll::Ready(line.take().map(|line| Ok(Frame::data(line)))),
-            Kind::Relay(relay) => relay,
+            Kind::Relay(relay) => ready!(relay.poll_next(cx)),
+            Kind::Elsewhere => return Poll::Pending,
         };
-        loop {
-            let frame = ready!(Pin::new(&mut relay.body).poll_frame(cx));
-            relay.is_over = frame.is_none() || relay.body.is_end_stream();
-            match frame {
-                // Trailers are between an origin and whoever asked for them.
-                Some(Ok(frame)) if !frame.is_data() => {}
-                frame => return Poll::Ready(frame),
+        match next {
+            Next::Frame(frame) => Poll::Ready(frame),
+            Next::Rest(link, bytes) => {
+                self.leave(link, bytes);
+                // The connection takes hyper apart; nobody is to be woken.
+                Poll::Pending
             }
         }
     }
@@ -124,6 +213,7 @@ impl Body for Answer {
         match &self.kind {
             Kind::Line(line) => line.is_none(),
             Kind::Relay(relay) => relay.body.is_end_stream(),
+            Kind::Elsewhere => false,
         }
     }
 
@@ -131,6 +221,7 @@ impl Body for Answer {
         match &self.kind {
             Kind::Line(line) => SizeHint::with_exact(line.as_ref().map_or(0, |l| l.len() as u64)),
             Kind::Relay(relay) => relay.body.size_hint(),
+            Kind::Elsewhere => SizeHint::default(),
         }
     }
 }

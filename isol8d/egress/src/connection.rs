@@ -1,7 +1,8 @@
 //! One connection of a program, from accept to close.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
+use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -16,6 +17,7 @@ use crate::{
     guarded::Guarded,
     lane::Lane,
     net::Net,
+    rest::Rest,
     service::{MAX_HYPER_BUFFER_BYTES, Service},
     session::{Log, Session},
 };
@@ -67,23 +69,50 @@ pub(crate) async fn drive(
 async fn speak(stream: TcpStream, service: Service) {
     let lane = Arc::clone(&service.lane);
     let limits = Arc::clone(&service.session.limits);
-    let guarded = Guarded::new(stream, Arc::clone(&lane), Arc::clone(&limits));
-    let answer = service_fn(move |request| Box::pin(service.clone().answer(request)));
-    let mut connection = http1::Builder::new()
-        .max_buf_size(MAX_HYPER_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(guarded), answer);
-    // By reference, so that the stream can be taken back. Ready means that
-    // everything was flushed and shut down, or that a tunnel begins.
-    if let Err(error) = (&mut connection).await {
-        tracing::debug!(%error, "a connection of a program broke");
+    let mut guarded = Guarded::new(stream, Arc::clone(&lane), Arc::clone(&limits));
+    while let Some(rest) = converse(&mut guarded, &service).await {
+        lane.head_for(rest.onward.heading.clone());
+        let goes_on = rest.run(guarded.stream(), &limits).await;
+        lane.finish();
+        if !goes_on {
+            break;
+        }
     }
-    let (mut stream, mut begun) = connection.into_parts().io.into_inner().into_parts();
+    let (mut stream, mut begun) = guarded.into_parts();
     if let Some(mut tunnel) = lane.take_tunnel() {
         lane.head_for(tunnel.heading.clone());
         tunnel.run(&mut stream, &mut begun, &limits).await;
         drop(tunnel);
     }
     linger(stream).await;
+}
+
+/// Answers requests to the end of the connection, to a tunnel, or to the rest
+/// of a body that does not need HTTP.
+async fn converse<S>(guarded: &mut Guarded<S>, service: &Service) -> Option<Box<Rest>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let lane = &service.lane;
+    let answer = service_fn(|request| Box::pin(service.clone().answer(request)));
+    let mut connection = http1::Builder::new()
+        .max_buf_size(MAX_HYPER_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(&mut *guarded), answer);
+    // By reference, so that it can be taken apart. Ready means that everything
+    // was flushed and shut down, or that a tunnel begins.
+    let spoken = poll_fn(|cx| match connection.poll_unpin(cx) {
+        Poll::Pending if lane.is_rest_due() => Poll::Ready(Ok(())),
+        spoken => spoken,
+    });
+    if let Err(error) = spoken.await {
+        tracing::debug!(%error, "a connection of a program broke");
+    }
+    let unused = connection.into_parts().read_buf;
+    let rest = lane.take_rest();
+    if rest.is_some() {
+        guarded.resume(&unused);
+    }
+    rest
 }
 
 /// Ends our direction and reads what is still coming, within bounds.

@@ -6,13 +6,7 @@
 
 use std::{
     fmt::Display,
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -20,25 +14,16 @@ use isol8_core::egress::{
     host::Host,
     record::{Action, Record},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use crate::{
     head::{Head, Refused, Target},
+    meter::{Meter, Tally},
     session::{Log, OverBytes, Session},
 };
 
 /// The most of a path, and of a method, that a record holds, in bytes.
 const MAX_LOGGED_BYTES: usize = 1 << 10;
-
-/// Bytes of one request between the proxy and its origin.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-}
 
 pub(crate) struct Exchange {
     session: Arc<Session>,
@@ -155,10 +140,9 @@ impl Exchange {
         }
     }
 
-    /// Counts what passes through `stream`, for this request and for the run.
-    pub(crate) fn meter<S>(&self, stream: S) -> Metered<S> {
-        Metered {
-            stream,
+    /// Counts for this request and for the run.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter {
             tally: Arc::clone(&self.tally),
             session: Arc::clone(&self.session),
         }
@@ -197,56 +181,4 @@ fn cut(text: &str) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// A stream to an origin whose bytes are counted and limited.
-#[derive(Debug)]
-pub(crate) struct Metered<S> {
-    stream: S,
-    tally: Arc<Tally>,
-    session: Arc<Session>,
-}
-
-impl<S> Metered<S> {
-    fn spend(&self, bytes_in: usize, bytes_out: usize) -> io::Result<()> {
-        let (bytes_in, bytes_out) = (bytes_in as u64, bytes_out as u64);
-        self.tally.bytes_in.fetch_add(bytes_in, Relaxed);
-        self.tally.bytes_out.fetch_add(bytes_out, Relaxed);
-        self.session
-            .spend(bytes_in, bytes_out)
-            .map_err(io::Error::other)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = out.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, out))?;
-        Poll::Ready(this.spend(out.filled().len() - before, 0))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        Poll::Ready(this.spend(0, count).map(|()| count))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
 }

@@ -68,6 +68,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         (self.stream, self.raw)
     }
 
+    /// The stream itself, to write to.
+    pub(crate) fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// Begins anew for another hyper, which is given first what the one before
+    /// had taken and not used.
+    pub(crate) fn resume(&mut self, unused: &[u8]) {
+        self.passed.splice(..self.taken, unused.iter().copied());
+        self.taken = 0;
+        self.wait_for(self.waiting);
+    }
+
     /// Checks what was read. Ready when there is something for hyper.
     fn check(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         while !self.raw.is_empty() {
@@ -207,7 +220,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        // hyper asks for it when its own buffers are empty.
+        this.lane.note_flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     head::{Fault, Head, Refused},
+    rest::Rest,
     tunnel::Tunnel,
 };
 
@@ -49,6 +50,9 @@ struct Inner {
     broken_body: Option<Fault>,
     heading: Option<Heading>,
     tunnel: Option<Tunnel>,
+    rest: Option<Box<Rest>>,
+    /// Everything before the rest is with the kernel.
+    is_rest_due: bool,
     active: Instant,
 }
 
@@ -61,6 +65,8 @@ impl Lane {
             broken_body: None,
             heading: None,
             tunnel: None,
+            rest: None,
+            is_rest_due: false,
             active: Instant::now(),
         }))
     }
@@ -134,6 +140,28 @@ impl Lane {
 
     pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
         self.lock().tunnel.take()
+    }
+
+    /// The rest of the body that hyper sends comes from elsewhere.
+    pub(crate) fn put_rest(&self, rest: Rest) {
+        self.lock().rest = Some(Box::new(rest));
+    }
+
+    /// hyper has written all that it had.
+    pub(crate) fn note_flushed(&self) {
+        let mut inner = self.lock();
+        inner.is_rest_due = inner.rest.is_some();
+    }
+
+    pub(crate) fn is_rest_due(&self) -> bool {
+        self.lock().is_rest_due
+    }
+
+    /// Takes the rest if it is due. One that never was is given up.
+    pub(crate) fn take_rest(&self) -> Option<Box<Rest>> {
+        let mut inner = self.lock();
+        let is_due = std::mem::take(&mut inner.is_rest_due);
+        inner.rest.take().filter(|_| is_due)
     }
 
     /// A byte passed on the client's side.

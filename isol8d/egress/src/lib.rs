@@ -27,11 +27,16 @@ pub mod gate;
 mod session;
 
 mod exchange;
+mod meter;
+mod origin;
+mod rest;
 mod route;
 mod service;
 
+mod flow;
 mod hello;
 pub mod net;
+mod pipe;
 pub mod resolver;
 mod tunnel;
 pub mod upstream;

@@ -11,6 +11,14 @@ pub const CONNECTIONS: usize = 256;
 /// buffers (an idle one some 50), so this bounds the memory of the process.
 pub const CONNECTIONS_IN_ALL: usize = 2048;
 
+/// Pipes of one sandbox at a time, one for each direction that carries much;
+/// further directions are copied, which is slower and else the same.
+pub const PIPES: usize = 32;
+
+/// Pipes of all sandboxes together: half of what a user may have of them, and
+/// at most 32 MiB of what they hold.
+pub const PIPES_IN_ALL: usize = 128;
+
 /// How long a request's head may take from its first byte, and a new
 /// connection until that byte: a slow head would hold a connection for ever.
 pub const HEAD: Duration = Duration::from_secs(15);
@@ -60,6 +68,8 @@ pub const CLOSE: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// See [`CONNECTIONS`].
     pub connections: usize,
+    /// See [`PIPES`].
+    pub pipes: usize,
     /// See [`HEAD`].
     pub head: Duration,
     /// See [`IDLE`].
@@ -88,6 +98,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: CONNECTIONS,
+            pipes: PIPES,
             head: HEAD,
             idle: IDLE,
             stall: STALL,

@@ -55,6 +55,7 @@ pub struct Net {
     through: Option<Through>,
     /// Connections of all sandboxes together.
     pub(crate) connections: Arc<Semaphore>,
+    pub(crate) pipes: Arc<Semaphore>,
 }
 
 struct Through {
@@ -80,6 +81,7 @@ impl Net {
             resolver,
             through: None,
             connections,
+            pipes: Arc::new(Semaphore::new(limits::PIPES_IN_ALL)),
         }
     }
 

@@ -10,13 +10,17 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use isol8_core::egress::host::Host;
+use tokio_util::either::Either;
 
 use crate::{
-    answer::{Answer, Task},
+    answer::Answer,
     exchange::Exchange,
     head::{Fault, Framing, Head, Target, strip_hop_by_hop},
     lane::{Heading, Lane},
     net::Net,
+    origin::Origin,
+    pipe::Pipes,
+    rest::Onward,
     route::{Ask, NoRoute, Route},
     session::{Log, OverBytes, Session},
     tunnel::Tunnel,
@@ -123,18 +127,41 @@ impl Service {
     }
 
     fn tunnel(&self, head: &Head, route: Route, exchange: Exchange) -> Response<Answer> {
-        let heading = self.lane.heading().unwrap_or_else(|| Heading {
-            host: head.target.host().clone(),
-            port: head.target.port(),
-            addresses: Vec::new(),
-        });
-        let link = exchange.meter(route.link);
+        let heading = self.heading(head);
+        let link = exchange.meter().on(route.link);
         self.lane.put_tunnel(Tunnel {
             exchange,
             link,
             heading,
+            pipes: self.pipes(),
         });
         Response::new(Answer::empty(&self.lane))
+    }
+
+    fn pipes(&self) -> Pipes {
+        Pipes {
+            of_run: Arc::clone(&self.session.pipes),
+            of_all: Arc::clone(&self.net.pipes),
+        }
+    }
+
+    /// How a long answer can go on without hyper: where nothing more is to be
+    /// read from the client for it, and nothing to be encrypted.
+    fn onward(&self, head: &Head, route: &Route) -> Option<Onward> {
+        let is_plain = matches!(route.link, Either::Left(_));
+        (is_plain && head.framing == Framing::Length(0)).then(|| Onward {
+            heading: self.heading(head),
+            pipes: self.pipes(),
+            keep_alive: head.keep_alive,
+        })
+    }
+
+    fn heading(&self, head: &Head) -> Heading {
+        self.lane.heading().unwrap_or_else(|| Heading {
+            host: head.target.host().clone(),
+            port: head.target.port(),
+            addresses: Vec::new(),
+        })
     }
 
     /// Sends a plain request on, over a connection of its own: one that is
@@ -147,40 +174,35 @@ impl Service {
         mut exchange: Exchange,
     ) -> Response<Answer> {
         let host = head.target.host().clone();
+        let onward = self.onward(&head, &route);
         let Some(request) = to_origin(head, body, &route) else {
             return self.fault(&Fault::Path);
         };
-        let link = TokioIo::new(exchange.meter(route.link));
+        let link = TokioIo::new(exchange.meter().on(route.link));
         let handshake = http1::Builder::new()
             .max_buf_size(MAX_HYPER_BUFFER_BYTES)
             .handshake(link)
             .await;
         let answered = match handshake {
             Ok((mut sender, connection)) => {
-                let speak = async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "an origin's connection broke");
-                    }
-                };
-                let task = Task(self.session.tasks.spawn(speak).abort_handle());
-                sender
-                    .send_request(request)
-                    .await
-                    .map(|response| (response, task))
+                let origin = Origin::speak(connection, &self.session.tasks);
+                let sent = sender.send_request(request).await;
+                sent.map(|response| (response, origin))
             }
             Err(error) => Err(error),
         };
         match answered {
-            Ok((response, task)) if response.status().is_informational() => {
-                drop(task);
+            Ok((response, origin)) if response.status().is_informational() => {
+                drop(origin);
                 self.bad_answer(&host, &mut exchange)
             }
-            Ok((response, task)) => {
+            Ok((response, origin)) => {
                 let (mut parts, body) = response.into_parts();
                 strip_hop_by_hop(&mut parts.headers);
                 // Ours to say; hyper answers as the client asked.
                 parts.version = Version::HTTP_11;
-                Response::from_parts(parts, Answer::relay(&self.lane, body, exchange, task))
+                let answer = Answer::relay(&self.lane, body, exchange, origin, onward);
+                Response::from_parts(parts, answer)
             }
             Err(error) => {
                 if let Some(fault) = self.lane.broken_body() {

@@ -32,6 +32,7 @@ pub(crate) struct Session {
     /// Every connection, and every exchange with an origin.
     pub(crate) tasks: TaskTracker,
     pub(crate) connections: Arc<Semaphore>,
+    pub(crate) pipes: Arc<Semaphore>,
     requests: AtomicU64,
     blocked: AtomicU64,
     unlogged: AtomicU64,
@@ -49,6 +50,7 @@ impl Session {
         tasks.close();
         Self {
             connections: Arc::new(Semaphore::new(limits.connections)),
+            pipes: Arc::new(Semaphore::new(limits.pipes)),
             limits,
             rules: watch::Sender::new(rules),
             ended: CancellationToken::new(),
@@ -76,6 +78,12 @@ impl Session {
         } else {
             Ok(())
         }
+    }
+
+    /// How much may still pass.
+    pub(crate) fn bytes_left(&self) -> u64 {
+        let total = self.bytes_in.load(Relaxed) + self.bytes_out.load(Relaxed);
+        self.limits.bytes.saturating_sub(total)
     }
 
     pub(crate) fn is_over_bytes(&self) -> bool {

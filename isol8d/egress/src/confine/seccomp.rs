@@ -13,6 +13,8 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
+use crate::pipe::{PIPE_BYTES, PIPE_FLAGS, SPLICE_FLAGS};
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Without conditions.
@@ -160,7 +162,12 @@ fn allowed() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_clone3, Vec::new());
     rules.insert(libc::SYS_socket, sockets()?);
     rules.insert(libc::SYS_setsockopt, options()?);
-    rules.insert(libc::SYS_fcntl, each(1, &FCNTL)?);
+    let mut fcntl = each(1, &FCNTL)?;
+    let pipe_bytes = i32::try_from(PIPE_BYTES).unwrap_or(i32::MAX);
+    fcntl.push(all([equal(1, libc::F_SETPIPE_SZ)?, equal(2, pipe_bytes)?])?);
+    rules.insert(libc::SYS_fcntl, fcntl);
+    rules.insert(libc::SYS_pipe2, vec![all([equal(1, pipe_flags())?])?]);
+    rules.insert(libc::SYS_splice, vec![splices()?]);
     rules.insert(libc::SYS_openat, vec![all([without(2, OPEN_TO_WRITE)?])?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![all([without(1, OPEN_TO_WRITE)?])?]);
@@ -204,6 +211,19 @@ fn options() -> Result<Vec<SeccompRule>, BackendError> {
         }
     }
     Ok(rules)
+}
+
+fn pipe_flags() -> i32 {
+    PIPE_FLAGS.bits().cast_signed()
+}
+
+/// From a socket to a pipe and from a pipe to a socket. What it reads could be
+/// read, and there is no file that could be written to.
+fn splices() -> Result<SeccompRule, BackendError> {
+    let no_offset =
+        |index| SeccompCondition::new(index, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0);
+    let flags = SPLICE_FLAGS.bits().cast_signed();
+    all([no_offset(1)?, no_offset(3)?, equal(5, flags)?])
 }
 
 /// Memory that is not a program, and the code of a library of the resolver.

@@ -66,6 +66,9 @@ pub fn run(uid: Option<u32>, hidden: &[PathBuf]) -> Result<Findings, ProcessErro
     if ("localhost", 0).to_socket_addrs().is_err() {
         wrong.push("it cannot look names up".to_owned());
     }
+    if !crate::pipe::is_possible() {
+        wrong.push("it cannot move bytes without copying them".to_owned());
+    }
     let thread = thread::Builder::new().spawn(|| {});
     if thread.is_err() {
         wrong.push("it cannot start threads".to_owned());

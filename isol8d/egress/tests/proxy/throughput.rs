@@ -69,6 +69,7 @@ async fn a_proxy_is_not_the_slowest_part() {
     let plain = mib_per_second(&mut plain).await;
 
     let seen = format!("direct {direct:.0}, tunnel {tunnelled:.0}, plain {plain:.0} MiB/s");
+    println!("{seen}");
     // A busy machine with two cores shares them between four parties here.
     for through in [tunnelled, plain] {
         assert!(through > 50.0 && through > direct / 20.0, "{seen}");
