@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::{egress::host::Host, runtime::Runtime};
 
+mod contained;
 mod grammar;
 
 /// The most packages of one run.

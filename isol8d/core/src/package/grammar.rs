@@ -309,6 +309,31 @@ pub(super) fn bash(text: &str) -> Result<Found, Wrong> {
     })
 }
 
+/// The part of a good package that says which one it is: all but the version.
+/// For deno that includes the registry; a URL or a path into a package is a name
+/// as a whole.
+pub(super) fn name(runtime: Runtime, text: &str) -> &str {
+    let end = match runtime {
+        Runtime::Python => text.find(['[', '~', '=', '!', '<', '>']),
+        Runtime::Node | Runtime::Bun => Some(npm_split(text).0.len()),
+        Runtime::Deno => deno_name_end(text),
+        Runtime::Bash => text.find('='),
+    };
+    &text[..end.unwrap_or(text.len())]
+}
+
+fn deno_name_end(text: &str) -> Option<usize> {
+    let registry = ["npm:", "jsr:"]
+        .iter()
+        .find(|start| text.starts_with(**start))?;
+    let rest = &text[registry.len()..];
+    let scoped = usize::from(rest.starts_with('@'));
+    if rest.matches('/').count() > scoped {
+        return None;
+    }
+    Some(registry.len() + npm_split(rest).0.len())
+}
+
 fn ends_with_any(text: &str, ends: &[&str]) -> bool {
     let text = text.to_ascii_lowercase();
     ends.iter().any(|end| text.ends_with(end))
