@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A tunnel through which the handshake came back.
-async fn tunnel(proxy: &Proxy, host: &str, port: u16) -> TcpStream {
+pub(crate) async fn tunnel(proxy: &Proxy, host: &str, port: u16) -> TcpStream {
     let (mut stream, answer) = proxy.connect(&format!("{host}:{port}")).await;
     assert_eq!(status(&answer), 200);
     let hello = client_hello(host);
