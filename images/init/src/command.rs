@@ -22,6 +22,7 @@ pub(crate) fn failed(kind: FailureKind, message: impl Into<String>, source: &io:
         kind: kind.into(),
         message: message.into(),
         errno: source.raw_os_error().unwrap_or(0),
+        files: false,
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the daemon takes out of `/sandbox`: a file, or a folder with everything
-//! in it.
+//! What the daemon takes out of a sandbox: a file, or a folder with everything in
+//! it, or only the names.
 //!
 //! It is sent as it is found. Data goes against credit, entries as the daemon
 //! takes them, and a turn of the supervisor moves only so much, so that commands
@@ -15,10 +15,11 @@ use isol8_proto::init::{Entry, EntryKind, Failed, FailureKind, Fetched, from_ini
 
 use crate::{
     command::failed,
+    place::Root,
     wire::{LinkError, Outbox, Stream, is_temporary},
 };
 
-use walk::{Found, Item, Walk};
+use walk::{Found, Item, Scope, Walk};
 
 /// Entries that one turn sends at most: a fraction of a millisecond.
 const ENTRIES_A_TURN: usize = 128;
@@ -58,8 +59,16 @@ impl Fetch {
     /// # Errors
     /// `BAD_PATH` where there is neither a file nor a folder.
     pub(crate) fn start(order: &isol8_proto::init::Fetch) -> Result<Self, Failed> {
+        let root = Root::named(order.root).map_err(|errno| {
+            let message = "a root that is not known here";
+            failed(FailureKind::BadPath, message, &errno.into())
+        })?;
+        let scope = Scope {
+            names_only: order.names_only,
+            depth: order.depth as usize,
+        };
         Ok(Self {
-            walk: Walk::start(&order.path)?,
+            walk: Walk::start(root, &order.path, scope)?,
             reading: None,
             credit: order.credit,
             max_bytes: order.max_bytes,
@@ -126,6 +135,12 @@ impl Fetch {
             Found::Link(target) => {
                 entry.kind = EntryKind::Link.into();
                 entry.target = target.into();
+            }
+            Found::Other => entry.kind = EntryKind::Other.into(),
+            Found::Name { size } => {
+                self.sent.bytes = self.sent.bytes.saturating_add(size);
+                entry.kind = EntryKind::File.into();
+                entry.size = size;
             }
             Found::File { file, size } => {
                 if size > self.max_bytes - self.sent.bytes {

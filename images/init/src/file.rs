@@ -1,43 +1,55 @@
-//! Files that the daemon puts below `/sandbox`. The program may be at work in
-//! the same folder, so that every step is taken on descriptors and follows no
-//! link.
+//! Files and folders that the daemon makes.
+//!
+//! A file is written under another name and takes its own with its last piece:
+//! whoever looks sees the old one or the whole new one, and what is never
+//! finished leaves nothing.
 
 use std::{
     fs::File,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use isol8_proto::init::{Failed, FailureKind, FileWritten};
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
-    sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat},
+    fcntl::{AtFlags, OFlag, renameat},
+    sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat},
     unistd::{UnlinkatFlags, unlinkat},
 };
 
-use crate::command::failed;
+use crate::{
+    command::failed,
+    place::{self, Root},
+};
 
-pub(crate) const ROOT: &str = "/sandbox";
-
-/// For files that come without one.
+/// For files and folders that come without one.
 const USUAL_MODE: u32 = 0o644;
+const USUAL_FOLDER_MODE: u32 = 0o755;
+
+/// Names that are tried for an unfinished file. A second one is needed only when
+/// somebody inside has guessed the first.
+const MOST_NAMES: u32 = 16;
 
 /// The file that is being written.
 #[derive(Debug)]
 pub(crate) struct Writing {
     path: Vec<u8>,
+    root: i32,
     target: Option<Target>,
     bytes: u64,
     /// It has failed and the daemon knows: its other pieces are passed over.
     answered: bool,
 }
 
+/// Removes the unfinished file when it is dropped.
 #[derive(Debug)]
 struct Target {
     folder: OwnedFd,
     name: PathBuf,
+    unfinished: Option<PathBuf>,
     file: File,
 }
 
@@ -46,10 +58,13 @@ pub(crate) fn write(
     writing: &mut Option<Writing>,
     piece: &isol8_proto::init::File,
 ) -> Option<Result<FileWritten, Failed>> {
-    let goes_on = |writing: &mut Writing| piece.append && writing.path[..] == piece.path[..];
+    let goes_on = |writing: &mut Writing| {
+        piece.append && writing.path[..] == piece.path[..] && writing.root == piece.root
+    };
     if writing.as_mut().is_none_or(|writing| !goes_on(writing)) {
         *writing = Some(Writing {
             path: piece.path.to_vec(),
+            root: piece.root,
             target: None,
             bytes: 0,
             answered: false,
@@ -61,10 +76,8 @@ pub(crate) fn write(
         Ok(()) => None,
         Err(errno) => {
             state.answered = true;
-            if let Some(target) = state.target.take() {
-                target.remove();
-            }
-            Some(Err(why(errno, &piece.path)))
+            state.target = None;
+            Some(Err(why(errno, "file", &piece.path, piece.root)))
         }
     };
     if piece.last {
@@ -78,7 +91,8 @@ fn step(state: &mut Writing, piece: &isol8_proto::init::File) -> Result<(), Errn
         return Ok(());
     }
     if !piece.append {
-        state.target = Some(Target::create(&piece.path, piece.mode)?);
+        let root = Root::named(piece.root)?;
+        state.target = Some(Target::create(root, &piece.path, piece.mode)?);
     }
     // There is none when the first piece of a file never came.
     let target = state.target.as_mut().ok_or(Errno::EINVAL)?;
@@ -87,6 +101,9 @@ fn step(state: &mut Writing, piece: &isol8_proto::init::File) -> Result<(), Errn
         .write_all(&piece.data)
         .map_err(|error| errno(&error))?;
     state.bytes += piece.data.len() as u64;
+    if piece.last {
+        target.finish()?;
+    }
     Ok(())
 }
 
@@ -94,21 +111,28 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-fn why(errno: Errno, path: &[u8]) -> Failed {
+fn why(errno: Errno, what: &str, path: &[u8], root: i32) -> Failed {
     let path = String::from_utf8_lossy(path);
-    let (kind, message) = match errno {
-        Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG => {
+    let (kind, message) = match (errno, Root::named(root)) {
+        (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG, _) => {
             (FailureKind::NoSpace, format!("no room for `{path}`"))
         }
-        Errno::EINVAL
-        | Errno::ELOOP
-        | Errno::ENOTDIR
-        | Errno::EXDEV
-        | Errno::EEXIST
-        | Errno::EISDIR
-        | Errno::ENAMETOOLONG => (
+        (_, Err(_)) => (
             FailureKind::BadPath,
-            format!("`{path}` cannot be a file below {ROOT}"),
+            "a root that is not known here".to_owned(),
+        ),
+        (
+            Errno::EINVAL
+            | Errno::ELOOP
+            | Errno::ENOTDIR
+            | Errno::EXDEV
+            | Errno::EEXIST
+            | Errno::EISDIR
+            | Errno::ENAMETOOLONG,
+            Ok(root),
+        ) => (
+            FailureKind::BadPath,
+            format!("`{path}` cannot be a {what} below {root}"),
         ),
         _ => (FailureKind::Other, format!("cannot write `{path}`")),
     };
@@ -116,127 +140,104 @@ fn why(errno: Errno, path: &[u8]) -> Failed {
 }
 
 impl Target {
-    /// Makes the file new, with the folders above it. A regular file of that
-    /// name is replaced, not written into: who has it open keeps the old one.
-    fn create(path: &[u8], mode: u32) -> Result<Self, Errno> {
-        let (folders, name) = parts(path).ok_or(Errno::EINVAL)?;
-        let mut folder = open(ROOT, folder_flags(), Mode::empty())?;
-        for part in folders {
-            match mkdirat(&folder, &part, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(errno),
-            }
-            folder = beneath(&folder, &part, folder_flags(), Mode::empty())?;
-        }
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let private = Mode::from_bits_truncate(0o600);
-        let file = match beneath(&folder, &name, flags, private) {
-            Err(Errno::EEXIST) => {
-                remove_regular(&folder, &name)?;
-                beneath(&folder, &name, flags, private)?
-            }
-            other => other?,
-        };
+    /// Makes the file under another name, with the folders above it.
+    fn create(root: Root, path: &[u8], mode: u32) -> Result<Self, Errno> {
+        let (folders, name) = place::parts(path).ok_or(Errno::EINVAL)?;
+        let folder = root.make(&folders)?;
+        check_free(&folder, &name)?;
+        let (unfinished, file) = create_unfinished(&folder)?;
         let target = Self {
             folder,
             name,
-            file: file.into(),
+            unfinished: Some(unfinished),
+            file,
         };
         let mode = if mode == 0 { USUAL_MODE } else { mode & 0o777 };
-        if let Err(errno) = fchmod(target.file.as_fd(), Mode::from_bits_truncate(mode)) {
-            target.remove();
-            return Err(errno);
-        }
+        fchmod(target.file.as_fd(), Mode::from_bits_truncate(mode))?;
         Ok(target)
     }
 
-    /// Takes a part of a file away again. That it may already be gone, or be
-    /// another's by now, is the program's own doing.
-    fn remove(self) {
-        let _gone_is_fine = unlinkat(&self.folder, &self.name, UnlinkatFlags::NoRemoveDir);
+    /// Gives it its name. A regular file of that name is replaced, not written
+    /// into: who has it open keeps the old one.
+    fn finish(&mut self) -> Result<(), Errno> {
+        check_free(&self.folder, &self.name)?;
+        let unfinished = self.unfinished.as_ref().ok_or(Errno::EINVAL)?;
+        renameat(&self.folder, unfinished, &self.folder, &self.name)?;
+        self.unfinished = None;
+        Ok(())
     }
 }
 
-fn folder_flags() -> OFlag {
-    OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
-}
-
-/// Opens what has this name below a folder, if no link is on the way.
-pub(crate) fn beneath(
-    folder: &OwnedFd,
-    name: &Path,
-    flags: OFlag,
-    mode: Mode,
-) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new()
-        .flags(flags)
-        .mode(mode)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    openat2(folder, name, how)
-}
-
-fn remove_regular(folder: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let found = fstat(beneath(folder, name, flags, Mode::empty())?)?;
-    if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Err(Errno::EEXIST);
-    }
-    unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)
-}
-
-/// The folders and the name of a relative path of plain names.
-pub(crate) fn parts(path: &[u8]) -> Option<(Vec<PathBuf>, PathBuf)> {
-    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
-    if path.contains(&0) || path.ends_with(b"/") {
-        return None;
-    }
-    let mut names = Vec::new();
-    for component in Path::new(OsStr::from_bytes(path)).components() {
-        match component {
-            Component::Normal(name) => names.push(PathBuf::from(name)),
-            Component::CurDir
-            | Component::ParentDir
-            | Component::RootDir
-            | Component::Prefix(_) => {
-                return None;
-            }
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(name) = &self.unfinished {
+            // That it is gone, or another's by now, is the program's own doing.
+            let _gone_is_fine = unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir);
         }
     }
-    let name = names.pop()?;
-    Some((names, name))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(path: &str, expected: Option<(&[&str], &str)>) {
-        let expected = expected.map(|(folders, name)| {
-            (
-                folders.iter().map(PathBuf::from).collect::<Vec<_>>(),
-                PathBuf::from(name),
-            )
-        });
-        assert_eq!(parts(path.as_bytes()), expected, "{path}");
+/// Nothing but a regular file may be replaced. Between this look and the rename
+/// somebody inside may still put something there; what a rename then replaces is
+/// that thing and not where it leads.
+fn check_free(folder: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => Ok(()),
+        Ok(stat) if place::kind(&stat) == SFlag::S_IFREG => Ok(()),
+        Ok(_) => Err(Errno::EEXIST),
+        Err(errno) => Err(errno),
     }
+}
 
-    #[test]
-    fn only_relative_paths_of_plain_names_are_files() {
-        check("main.py", Some((&[], "main.py")));
-        check("a/b/c", Some((&["a", "b"], "c")));
-        check("$(x); -rf", Some((&[], "$(x); -rf")));
-        for bad in [
-            "",
-            "/etc/passwd",
-            "../x",
-            "a/../x",
-            "./x",
-            "a/",
-            "a\0b",
-            "..",
-        ] {
-            check(bad, None);
+fn create_unfinished(folder: &OwnedFd) -> Result<(PathBuf, File), Errno> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let private = Mode::from_bits_truncate(0o600);
+    let mut taken = Errno::EEXIST;
+    for _ in 0..MOST_NAMES {
+        let random = RandomState::new().hash_one(());
+        let name = PathBuf::from(format!(".isol8-{random:016x}"));
+        match place::beneath(folder, &name, flags, private) {
+            Ok(file) => return Ok((name, file.into())),
+            Err(errno @ (Errno::EEXIST | Errno::ELOOP)) => taken = errno,
+            Err(errno) => return Err(errno),
         }
     }
+    Err(taken)
+}
+
+/// Makes a folder and those above it. One that is there stays as it is.
+///
+/// # Errors
+/// `BAD_PATH` where something else is, `NO_SPACE` on a full file system.
+pub(crate) fn make_folder(order: &isol8_proto::init::Folder) -> Result<(), Failed> {
+    let make = || {
+        let root = Root::named(order.root)?;
+        if order.path.is_empty() {
+            return Ok(());
+        }
+        let (folders, name) = place::parts(&order.path).ok_or(Errno::EINVAL)?;
+        let above = root.make(&folders)?;
+        let made = match mkdirat(&above, &name, Mode::from_bits_truncate(0o700)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
+            Err(errno) => return Err(errno),
+        };
+        let access = if made {
+            OFlag::O_RDONLY
+        } else {
+            // It may be one that we may not read.
+            OFlag::O_PATH
+        };
+        let flags = access | place::folder_flags();
+        let folder = place::beneath(&above, &name, flags, Mode::empty())?;
+        if made {
+            let mode = match order.mode {
+                0 => USUAL_FOLDER_MODE,
+                mode => mode & 0o777,
+            };
+            fchmod(folder.as_fd(), Mode::from_bits_truncate(mode))?;
+        }
+        Ok(())
+    };
+    make().map_err(|errno| why(errno, "folder", &order.path, order.root))
 }

@@ -2,24 +2,35 @@
 //!
 //! As PID 1 (`isol8-init SOCKET`) it dials the daemon and does what it is told
 //! until the stream ends; the kernel then ends every process of the sandbox. With
-//! `--egress` it first opens the [`door`] to the filtered network. It
+//! `--egress` it first opens the [`door`] to the filtered network. With `--lasting`
+//! the end of the stream ends only what runs at that moment, and it dials again,
+//! until there has been no daemon for a day (or for `--orphan-ms N`). It
 //! runs as the sandbox's own user, so the program may send it signals and look
 //! for it in /proc: it takes none of the signals, and is not dumpable.
 //!
-//! Reading order: [`supervisor`] is the one loop; [`wire`] the frames;
-//! [`program`] the pipes and the end of what runs; [`command`] how it starts;
-//! [`parked`] the interpreter that waits; [`file`] what is put into /sandbox;
-//! [`fetch`] what is taken out of it; [`door`] the way to the proxy; [`sys`] the kernel.
+//! Reading order: [`supervisor`] is the one loop; [`line`](mod@line) the stream to
+//! the daemon and [`wire`] its frames; [`program`] the pipes and the end of what
+//! runs, [`offspring`] what it has started, [`leftovers`] what writes on after it;
+//! [`command`] how it starts; [`parked`] the interpreter that waits; [`place`] where
+//! files may be, [`file`](mod@file) what is put there, [`fetch`] what is taken from
+//! there, [`remove`] what is removed; [`door`] the way to the proxy; [`sys`] the
+//! kernel.
 
+mod line;
 mod supervisor;
 mod wire;
 
 mod command;
+mod leftovers;
+mod offspring;
+mod parked;
+mod program;
+
 mod door;
 mod fetch;
 mod file;
-mod parked;
-mod program;
+mod place;
+mod remove;
 
 mod launch;
 mod sys;
@@ -30,9 +41,11 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use door::Door;
+use line::{Line, ORPHANED};
 use supervisor::Supervisor;
 use wire::LinkError;
 
@@ -41,22 +54,57 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);
-    match (args.next(), args.len()) {
-        (Some(mode), _) if mode == "launch" => launch::main(&args.collect::<Vec<OsString>>()),
-        (Some(socket), 0) => supervise(Path::new(&socket), false),
-        (Some(socket), 1) if args.next().is_some_and(|option| option == "--egress") => {
-            supervise(Path::new(&socket), true)
-        }
-        _ => {
-            complain("usage: isol8-init SOCKET [--egress] | isol8-init launch …");
-            ExitCode::from(USAGE)
-        }
+    match args.next() {
+        Some(mode) if mode == "launch" => launch::main(&args.collect::<Vec<OsString>>()),
+        Some(socket) => match Options::parse(args) {
+            Some(options) => supervise(Path::new(&socket), &options),
+            None => usage(),
+        },
+        None => usage(),
     }
 }
 
-fn supervise(socket: &Path, egress: bool) -> ExitCode {
-    match run(socket, egress) {
-        LinkError::Closed => ExitCode::SUCCESS,
+fn usage() -> ExitCode {
+    complain(
+        "usage: isol8-init SOCKET [--egress] [--lasting [--orphan-ms N]] | isol8-init launch …",
+    );
+    ExitCode::from(USAGE)
+}
+
+/// What PID 1 is told when it is started.
+#[derive(Debug, Default)]
+struct Options {
+    egress: bool,
+    lasting: bool,
+    orphaned: Option<Duration>,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
+        let mut options = Self::default();
+        while let Some(option) = args.next() {
+            match option.to_str()? {
+                "--egress" => options.egress = true,
+                "--lasting" => options.lasting = true,
+                "--orphan-ms" => {
+                    let number = args.next()?.to_str()?.parse().ok()?;
+                    options.orphaned = Some(Duration::from_millis(number));
+                }
+                _ => return None,
+            }
+        }
+        (options.lasting || options.orphaned.is_none()).then_some(options)
+    }
+
+    /// How long it may go without a daemon; `None`: not at all.
+    fn alone(&self) -> Option<Duration> {
+        self.lasting.then(|| self.orphaned.unwrap_or(ORPHANED))
+    }
+}
+
+fn supervise(socket: &Path, options: &Options) -> ExitCode {
+    match run(socket, options) {
+        LinkError::Closed | LinkError::Orphaned => ExitCode::SUCCESS,
         error => {
             complain(&error.to_string());
             ExitCode::FAILURE
@@ -64,13 +112,15 @@ fn supervise(socket: &Path, egress: bool) -> ExitCode {
     }
 }
 
-fn run(socket: &Path, egress: bool) -> LinkError {
+fn run(socket: &Path, options: &Options) -> LinkError {
     let start = || {
         sys::reserve_stdio()?;
         sys::harden()?;
         // Before anybody else runs here.
-        let door = egress.then(Door::open).transpose()?;
-        let mut supervisor = Supervisor::dial(socket, door)?;
+        let door = options.egress.then(Door::open).transpose()?;
+        let children = sys::child_signals()?;
+        let line = Line::dial(socket, door, options.alone())?;
+        let mut supervisor = Supervisor::new(line, children);
         supervisor.greet()?;
         Ok(supervisor)
     };

@@ -3,7 +3,8 @@
 //! ```text
 //!  running ──reaped──▶ ended: what stood in its pipes is sent ──▶ gone (Exited)
 //! ```
-//! Children that hold the pipes open do not delay the end.
+//! Children that hold the pipes open do not delay the end. In a sandbox that lasts
+//! the pipes that they hold become [`leftovers`](crate::leftovers).
 
 use std::{
     collections::VecDeque,
@@ -15,6 +16,7 @@ use std::{
 use isol8_proto::init::{Exec, Exited, exited::How};
 
 use crate::{
+    offspring,
     sys::{self, Ending, Pid, Reaped, Stdio},
     wire::{LinkError, Outbox, Stream, is_temporary},
 };
@@ -127,6 +129,19 @@ impl Program {
         }
     }
 
+    /// Kills everything that it has started, but what has detached itself.
+    pub(crate) fn kill(&self) {
+        // The kernel does this to the whole group at once.
+        self.signal(libc::SIGSTOP);
+        offspring::kill(self.pid);
+        self.signal(libc::SIGKILL);
+    }
+
+    /// Our ends of the pipes that others may still write into.
+    pub(crate) fn into_outputs(self) -> impl Iterator<Item = File> {
+        [self.stdout.pipe, self.stderr.pipe].into_iter().flatten()
+    }
+
     /// The main process was reaped: what its pipes hold now is all that is
     /// still sent.
     pub(crate) fn ended(&mut self, reaped: Reaped) {
@@ -170,6 +185,8 @@ pub(crate) struct Output {
     stream: Stream,
     /// `None` after its end.
     pipe: Option<File>,
+    /// All that is to be sent of it has been.
+    done: bool,
     credit: u64,
     /// After the end of the main process: what is still to be sent.
     left: Option<usize>,
@@ -181,6 +198,7 @@ impl Output {
         Self {
             stream,
             pipe: Some(pipe),
+            done: false,
             credit,
             left: None,
             wide: false,
@@ -193,19 +211,17 @@ impl Output {
 
     /// The pipe, if more may be read from it.
     pub(crate) fn wanted(&self) -> Option<&File> {
-        self.pipe.as_ref().filter(|_| self.credit > 0)
+        self.pipe.as_ref().filter(|_| self.credit > 0 && !self.done)
     }
 
     fn seal(&mut self) {
         let left = self.pipe.as_ref().map_or(0, sys::bytes_readable);
         self.left = Some(left);
-        if left == 0 {
-            self.pipe = None;
-        }
+        self.done = left == 0;
     }
 
     fn is_done(&self) -> bool {
-        self.pipe.is_none()
+        self.done || self.pipe.is_none()
     }
 
     /// Reads one piece into the outbox. False: nothing came, for lack of bytes,
@@ -227,14 +243,15 @@ impl Output {
                 }
                 self.credit -= count as u64;
                 self.left = self.left.map(|left| left - count);
-                if self.left == Some(0) {
-                    self.pipe = None;
-                }
+                self.done = self.left == Some(0);
                 true
             }
-            // After the end an empty pipe means that somebody inside read what
-            // we had counted: there is nothing to wait for.
-            Err(error) if is_temporary(&error) && self.left.is_none() => false,
+            Err(error) if is_temporary(&error) => {
+                // After the end an empty pipe means that somebody inside read
+                // what we had counted: there is nothing to wait for.
+                self.done = self.left.is_some();
+                false
+            }
             Ok(_) | Err(_) => {
                 self.pipe = None;
                 false

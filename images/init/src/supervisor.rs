@@ -4,19 +4,20 @@
 //!  fresh ──Prepare──▶ prepared ──Exec───▶ running ──reaped, drained──▶ prepared
 //!                         └──────Fetch──▶ reading ──all of it sent───▶ prepared
 //! ```
+//! In a sandbox that lasts, reading and running go on side by side, and a stream
+//! that ends takes away what was under way and nothing else.
+//!
 //! Commands are read in every turn and before any output, so that a signal
 //! overtakes a flood. No signal is a command: SIGCHLD only makes us look.
 
 use std::{
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::net::UnixStream,
-    },
-    path::Path,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
 };
 
 use isol8_proto::init::{
-    Command, Exec, Failed, FailureKind, Hello, Ready, Started, StdinCredit, from_init, to_init,
+    Command, Done, Exec, Failed, FailureKind, Hello, Prepare, Ready, Remove, Started, StdinCredit,
+    from_init, to_init,
 };
 use nix::{
     errno::Errno,
@@ -25,24 +26,29 @@ use nix::{
 
 use crate::{
     command,
-    door::Door,
     fetch::{self, Fetch},
     file,
+    leftovers::Leftovers,
+    line::Line,
     parked::{Parked, Progress},
     program::{Pipes, Program, STDIN_BYTES},
+    remove::{self, Removal},
     sys::{self, Pid},
-    wire::{Inbox, LinkError, Outbox},
+    wire::LinkError,
 };
 
 /// What init and the daemon must agree on.
 const PROTOCOL: u32 = 1;
 
+/// The longest token that we keep for the daemon.
+const MAX_TOKEN_BYTES: usize = 64;
+
 /// The whole state of init.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    link: UnixStream,
-    inbox: Inbox,
-    outbox: Outbox,
+    line: Line,
+    /// By which the daemon knows us again.
+    token: Vec<u8>,
     children: OwnedFd,
     writing: Option<file::Writing>,
     parked: Option<Parked>,
@@ -53,8 +59,10 @@ pub(crate) struct Supervisor {
     program: Option<Program>,
     /// A tree that is being read.
     fetch: Option<Fetch>,
-    /// Stays open so that the port stays taken.
-    _door: Option<Door>,
+    /// A tree that is being removed.
+    removal: Option<Removal>,
+    /// Only where the sandbox lasts.
+    leftovers: Leftovers,
 }
 
 /// A program that will start when the parked interpreter waits or has failed,
@@ -67,21 +75,11 @@ struct Pending {
 }
 
 impl Supervisor {
-    /// Dials the daemon and hands it the door, if there is one.
-    ///
-    /// # Errors
-    /// When there is nobody at `socket`, or it does not get the door.
-    pub(crate) fn dial(socket: &Path, door: Option<Door>) -> Result<Self, LinkError> {
-        let children = sys::child_signals()?;
-        let link = UnixStream::connect(socket)?;
-        if let Some(door) = &door {
-            door.hand_over(&link)?;
-        }
-        link.set_nonblocking(true)?;
-        Ok(Self {
-            link,
-            inbox: Inbox::default(),
-            outbox: Outbox::new(),
+    /// `children`: of [`sys::child_signals`].
+    pub(crate) fn new(line: Line, children: OwnedFd) -> Self {
+        Self {
+            line,
+            token: Vec::new(),
             children,
             writing: None,
             parked: None,
@@ -89,49 +87,104 @@ impl Supervisor {
             pending: None,
             program: None,
             fetch: None,
-            _door: door,
-        })
+            removal: None,
+            leftovers: Leftovers::default(),
+        }
     }
 
-    /// Serves until the stream ends, which is the only way out.
+    /// Serves until the stream ends, or no other comes. There is no other way out.
     pub(crate) fn serve(mut self) -> LinkError {
         loop {
-            if let Err(error) = self.turn() {
-                return error;
+            let talking = self.line.stream().is_some();
+            let turn = if talking { self.turn() } else { self.alone() };
+            match turn {
+                Ok(()) => {}
+                Err(_) if talking && self.line.is_lasting() => self.lose_line(),
+                Err(error) => return error,
             }
         }
+    }
+
+    /// Ends what was under way for a daemon that is gone. What earlier runs left
+    /// in the background lives on.
+    fn lose_line(&mut self) {
+        self.line.lose();
+        self.writing = None;
+        self.fetch = None;
+        self.removal = None;
+        self.ready_owed = false;
+        self.pending = None;
+        if let Some(program) = self.program.take() {
+            program.kill();
+            self.keep_outputs(program);
+        }
+    }
+
+    fn keep_outputs(&mut self, program: Program) {
+        if self.line.is_lasting() {
+            program
+                .into_outputs()
+                .for_each(|pipe| self.leftovers.add(pipe));
+        }
+    }
+
+    /// A turn without a daemon.
+    fn alone(&mut self) -> Result<(), LinkError> {
+        self.wait()?;
+        self.reap();
+        self.leftovers.pump();
+        if self.line.redial()? {
+            self.greet()?;
+        }
+        Ok(())
     }
 
     /// Says who we are.
     pub(crate) fn greet(&mut self) -> Result<(), LinkError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.outbox.push(from_init::Message::Hello(Hello {
+        self.line.push(from_init::Message::Hello(Hello {
             protocol: PROTOCOL,
             version,
+            token: self.token.clone().into(),
+            lasting: self.line.is_lasting(),
+            parked: self.parked.is_some(),
         }))
     }
 
     fn turn(&mut self) -> Result<(), LinkError> {
-        self.outbox.flush(&self.link)?;
+        self.line.flush()?;
         self.wait()?;
         self.commands()?;
         self.reap();
         self.look_at_parked()?;
+        self.leftovers.pump();
         self.pump()
     }
 
     /// Sleeps until there is something to do.
     fn wait(&self) -> Result<(), LinkError> {
-        let mut link = PollFlags::POLLIN;
-        link.set(PollFlags::POLLOUT, !self.outbox.is_empty());
+        let outbox = &self.line.outbox;
         let mut fds = Vec::with_capacity(6);
-        fds.push(PollFd::new(self.link.as_fd(), link));
         fds.push(PollFd::new(self.children.as_fd(), PollFlags::POLLIN));
-        if let Some(hook) = self.parked.as_ref().and_then(Parked::hook) {
+        for pipe in self.leftovers.pipes() {
+            fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = match self.line.stream() {
+            Some(stream) => {
+                let mut link = PollFlags::POLLIN;
+                link.set(PollFlags::POLLOUT, !outbox.is_empty());
+                fds.push(PollFd::new(stream.as_fd(), link));
+                self.timeout()
+            }
+            None => until(self.line.pause()),
+        };
+        // Nobody looks at it while there is no daemon to tell.
+        let hook = self.parked.as_ref().and_then(Parked::hook);
+        if let Some(hook) = hook.filter(|_| self.line.stream().is_some()) {
             fds.push(PollFd::new(hook.as_fd(), PollFlags::POLLIN));
         }
         if let Some(program) = &self.program {
-            if self.outbox.has_room() {
+            if outbox.has_room() {
                 let outputs = [program.stdout.wanted(), program.stderr.wanted()];
                 for pipe in outputs.into_iter().flatten() {
                     fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
@@ -141,22 +194,27 @@ impl Supervisor {
                 fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLOUT));
             }
         }
-        let draining = self.program.as_ref().is_some_and(Program::is_draining);
-        let fetching = self.fetch.as_ref().is_some_and(Fetch::is_ready);
-        let timeout = if (draining || fetching) && self.outbox.has_room() {
-            PollTimeout::ZERO
-        } else {
-            PollTimeout::NONE
-        };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(LinkError::Io(errno.into())),
         }
     }
 
+    /// How long nothing needs to be done unless something happens.
+    fn timeout(&self) -> PollTimeout {
+        let draining = self.program.as_ref().is_some_and(Program::is_draining);
+        let fetching = self.fetch.as_ref().is_some_and(Fetch::is_ready);
+        let sending = (draining || fetching) && self.line.outbox.has_room();
+        if sending || self.removal.is_some() {
+            PollTimeout::ZERO
+        } else {
+            PollTimeout::NONE
+        }
+    }
+
     fn commands(&mut self) -> Result<(), LinkError> {
-        while self.inbox.fill(&self.link)? {
-            while let Some(command) = self.inbox.take()? {
+        while self.line.fill()? {
+            while let Some(command) = self.line.take()? {
                 self.obey(command)?;
             }
         }
@@ -165,17 +223,18 @@ impl Supervisor {
 
     fn obey(&mut self, command: to_init::Message) -> Result<(), LinkError> {
         match command {
-            to_init::Message::Prepare(prepare) => self.prepare(prepare.parked.as_ref())?,
+            to_init::Message::Prepare(prepare) => self.prepare(prepare)?,
             to_init::Message::File(piece) => {
                 let answer = file::write(&mut self.writing, &piece);
-                match answer {
-                    Some(Ok(written)) => {
-                        self.outbox.push(from_init::Message::FileWritten(written))?;
-                    }
-                    Some(Err(failed)) => self.fail(failed)?,
-                    None => {}
+                if let Some(answer) = answer {
+                    self.answer(answer.map(from_init::Message::FileWritten))?;
                 }
             }
+            to_init::Message::Folder(order) => {
+                let made = file::make_folder(&order);
+                self.answer(made.map(|()| from_init::Message::Done(Done {})))?;
+            }
+            to_init::Message::Remove(order) => self.begin_removal(&order)?,
             to_init::Message::Exec(exec) => self.exec(exec)?,
             to_init::Message::Stdin(bytes) => {
                 if let Some(program) = &mut self.program {
@@ -194,6 +253,7 @@ impl Supervisor {
             }
             to_init::Message::Signal(signal) => self.signal(signal.number),
             to_init::Message::KillAll(_) => self.kill_all()?,
+            to_init::Message::KillRun(_) => self.kill_run()?,
             to_init::Message::Fetch(order) => self.begin_fetch(&order)?,
         }
         Ok(())
@@ -203,47 +263,71 @@ impl Supervisor {
         sys::kill_all();
         // It is dying and must not be handed a program.
         self.end_parked();
-        if self.pending.take().is_some() {
-            self.fail(Failed {
-                kind: FailureKind::Other.into(),
-                message: "killed before it started".to_owned(),
-                errno: libc::ECANCELED,
-            })?;
-        }
+        self.forget_pending()?;
         if self.fetch.take().is_some() {
-            self.fail(Failed {
-                kind: FailureKind::Other.into(),
-                message: "stopped before all was read".to_owned(),
-                errno: libc::ECANCELED,
-            })?;
+            self.answer(Err(refusal("stopped before all was read", libc::ECANCELED)))?;
         }
         Ok(())
+    }
+
+    fn kill_run(&mut self) -> Result<(), LinkError> {
+        if let Some(program) = &self.program {
+            program.kill();
+        }
+        self.forget_pending()
+    }
+
+    fn forget_pending(&mut self) -> Result<(), LinkError> {
+        match self.pending.take() {
+            Some(_) => self.fail(refusal("killed before it started", libc::ECANCELED)),
+            None => Ok(()),
+        }
     }
 
     fn begin_fetch(&mut self, order: &isol8_proto::init::Fetch) -> Result<(), LinkError> {
-        if self.is_busy() {
-            return self.refuse_busy();
+        if self.has_program() && !self.line.is_lasting() {
+            return self.answer(Err(busy()));
+        }
+        if self.is_at_files() {
+            return self.refuse_files();
         }
         match Fetch::start(order) {
             Ok(fetch) => self.fetch = Some(fetch),
-            Err(failed) => self.fail(failed)?,
+            Err(failed) => self.answer(Err(failed))?,
         }
         Ok(())
     }
 
-    /// A program runs or is about to, or files are being read.
-    const fn is_busy(&self) -> bool {
-        self.program.is_some() || self.pending.is_some() || self.fetch.is_some()
+    fn begin_removal(&mut self, order: &Remove) -> Result<(), LinkError> {
+        if self.is_at_files() {
+            return self.refuse_files();
+        }
+        match Removal::start(order) {
+            Ok(Some(removal)) => {
+                self.removal = Some(removal);
+                Ok(())
+            }
+            Ok(None) => self.answer(Ok(from_init::Message::Done(Done {}))),
+            Err(failed) => self.answer(Err(failed)),
+        }
     }
 
-    fn refuse_busy(&mut self) -> Result<(), LinkError> {
-        // Its answer would be taken for that of the command.
+    /// A program runs or is about to.
+    const fn has_program(&self) -> bool {
+        self.program.is_some() || self.pending.is_some()
+    }
+
+    /// A tree is being read or removed.
+    const fn is_at_files(&self) -> bool {
+        self.fetch.is_some() || self.removal.is_some()
+    }
+
+    /// Ends what is under way as well: its answer would be taken for that of the
+    /// command.
+    fn refuse_files(&mut self) -> Result<(), LinkError> {
         self.fetch = None;
-        self.fail(Failed {
-            kind: FailureKind::Other.into(),
-            message: "a program is running already, or files are being read".to_owned(),
-            errno: libc::EBUSY,
-        })
+        self.removal = None;
+        self.answer(Err(busy()))
     }
 
     fn close_stdin(&mut self) {
@@ -266,11 +350,28 @@ impl Supervisor {
     }
 
     fn fail(&mut self, failed: Failed) -> Result<(), LinkError> {
-        self.outbox.push(from_init::Message::Failed(failed))
+        self.line.push(from_init::Message::Failed(failed))
     }
 
-    fn prepare(&mut self, parked: Option<&Command>) -> Result<(), LinkError> {
+    /// Answers a command about files.
+    fn answer(&mut self, answer: Result<from_init::Message, Failed>) -> Result<(), LinkError> {
+        self.line.push(answer.unwrap_or_else(|failed| {
+            from_init::Message::Failed(Failed {
+                files: true,
+                ..failed
+            })
+        }))
+    }
+
+    fn prepare(&mut self, prepare: Prepare) -> Result<(), LinkError> {
+        if prepare.token.len() > MAX_TOKEN_BYTES {
+            return Err(LinkError::Malformed);
+        }
+        if !prepare.token.is_empty() {
+            self.token = prepare.token.to_vec();
+        }
         self.end_parked();
+        let parked = prepare.parked.as_ref();
         self.parked = parked.and_then(|command| Parked::start(command).ok());
         self.ready_owed = true;
         self.look_at_parked()
@@ -290,7 +391,7 @@ impl Supervisor {
         }
         if std::mem::take(&mut self.ready_owed) {
             let parked = self.parked.is_some();
-            self.outbox
+            self.line
                 .push(from_init::Message::Ready(Ready { parked }))?;
         }
         let Some(pending) = self.pending.take() else {
@@ -326,8 +427,11 @@ impl Supervisor {
     }
 
     fn exec(&mut self, exec: Exec) -> Result<(), LinkError> {
-        if self.is_busy() {
-            return self.refuse_busy();
+        if self.has_program() {
+            return self.fail(busy());
+        }
+        if self.is_at_files() && !self.line.is_lasting() {
+            return self.refuse_files();
         }
         if exec.use_parked && self.parked.is_some() {
             self.pending = Some(Pending {
@@ -342,11 +446,7 @@ impl Supervisor {
 
     fn start(&mut self, exec: &Exec) -> Result<(), LinkError> {
         let Some(command) = &exec.command else {
-            return self.fail(Failed {
-                kind: FailureKind::Other.into(),
-                message: "no command".to_owned(),
-                errno: libc::EINVAL,
-            });
+            return self.fail(refusal("no command", libc::EINVAL));
         };
         let released = if exec.use_parked {
             self.release_parked(command)
@@ -368,7 +468,7 @@ impl Supervisor {
                     parked,
                     stdin_credit: STDIN_BYTES as u64,
                 };
-                self.outbox.push(from_init::Message::Started(started))
+                self.line.push(from_init::Message::Started(started))
             }
             Err(failed) => self.fail(failed),
         }
@@ -412,20 +512,27 @@ impl Supervisor {
     /// Moves what can be moved, one piece of each stream a turn, and reports
     /// the end of the program behind its output.
     fn pump(&mut self) -> Result<(), LinkError> {
+        self.pump_program()?;
         self.pump_fetch()?;
+        self.pump_removal()
+    }
+
+    fn pump_program(&mut self) -> Result<(), LinkError> {
         let Some(program) = &mut self.program else {
             return Ok(());
         };
         program.stdin.pump();
-        program.stdout.pump(&mut self.outbox);
-        program.stderr.pump(&mut self.outbox);
+        program.stdout.pump(&mut self.line.outbox);
+        program.stderr.pump(&mut self.line.outbox);
         if let Some(bytes) = program.stdin.take_freed() {
-            self.outbox
+            self.line
                 .push(from_init::Message::StdinCredit(StdinCredit { bytes }))?;
         }
         if let Some(exited) = program.exited() {
-            self.outbox.push(from_init::Message::Exited(exited))?;
-            self.program = None;
+            self.line.push(from_init::Message::Exited(exited))?;
+            if let Some(program) = self.program.take() {
+                self.keep_outputs(program);
+            }
         }
         Ok(())
     }
@@ -434,14 +541,50 @@ impl Supervisor {
         let Some(fetch) = &mut self.fetch else {
             return Ok(());
         };
-        let answer = match fetch.pump(&mut self.outbox)? {
+        let answer = match fetch.pump(&mut self.line.outbox)? {
             fetch::Progress::Going => return Ok(()),
-            fetch::Progress::Done(fetched) => from_init::Message::Fetched(fetched),
-            fetch::Progress::Failed(failed) => from_init::Message::Failed(failed),
+            fetch::Progress::Done(fetched) => Ok(from_init::Message::Fetched(fetched)),
+            fetch::Progress::Failed(failed) => Err(failed),
         };
         self.fetch = None;
-        self.outbox.push(answer)
+        self.answer(answer)
     }
+
+    fn pump_removal(&mut self) -> Result<(), LinkError> {
+        let Some(removal) = &mut self.removal else {
+            return Ok(());
+        };
+        let answer = match removal.pump() {
+            remove::Progress::Going => return Ok(()),
+            remove::Progress::Done => Ok(from_init::Message::Done(Done {})),
+            remove::Progress::Failed(failed) => Err(failed),
+        };
+        self.removal = None;
+        self.answer(answer)
+    }
+}
+
+/// Not carried out for a reason of our own.
+fn refusal(message: &str, errno: i32) -> Failed {
+    Failed {
+        kind: FailureKind::Other.into(),
+        message: message.to_owned(),
+        errno,
+        files: false,
+    }
+}
+
+fn busy() -> Failed {
+    refusal(
+        "a program is running already, or files are being read",
+        libc::EBUSY,
+    )
+}
+
+/// Rounded up, so that it is not looked too early.
+fn until(pause: Duration) -> PollTimeout {
+    let ms = pause.as_millis() + u128::from(!pause.is_zero());
+    PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
 }
 
 /// Starts a process of its own for the command.

@@ -21,6 +21,13 @@ const LAST_SIGNAL: c_int = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pid(pid_t);
 
+impl Pid {
+    /// As the process table has it.
+    pub(crate) const fn number(self) -> i32 {
+        self.0
+    }
+}
+
 /// Turns the `-1` of a system call into the error it stands for.
 fn check(result: c_int) -> io::Result<c_int> {
     if result == -1 {
@@ -231,6 +238,14 @@ pub(crate) fn signal_group(leader: Pid, signal: i32) {
     // SAFETY: integers only. `leader` has not been reaped, so that the group is
     // still its own.
     unsafe { libc::kill(-leader.0, signal) };
+}
+
+/// Sends a signal to one process of the sandbox. Nothing happens when it is gone.
+pub(crate) fn signal_process(pid: i32, signal: i32) {
+    if pid > 1 {
+        // SAFETY: integers only; it is no group and not ourselves.
+        unsafe { libc::kill(pid, signal) };
+    }
 }
 
 /// SIGKILL for every process but ourselves. Does nothing unless we are init:

@@ -28,7 +28,7 @@ const ANSWER_BYTES: usize = 64 << 10;
 const HEADER_BYTES: usize = 8;
 
 /// Why the stream to the daemon cannot go on. There is nobody to tell: init
-/// ends, and with it the sandbox.
+/// ends, and with it the sandbox, unless it is to last.
 #[derive(Debug)]
 pub(crate) enum LinkError {
     /// The daemon closed it.
@@ -38,6 +38,8 @@ pub(crate) enum LinkError {
     Malformed,
     /// The daemon takes no answers, or sends more than it may.
     Overrun,
+    /// No daemon came back.
+    Orphaned,
 }
 
 impl fmt::Display for LinkError {
@@ -47,6 +49,7 @@ impl fmt::Display for LinkError {
             Self::Io(error) => write!(f, "the stream to the daemon broke: {error}"),
             Self::Malformed => f.write_str("the daemon sent what is no message"),
             Self::Overrun => f.write_str("the daemon does not keep to the credit"),
+            Self::Orphaned => f.write_str("no daemon came back"),
         }
     }
 }
@@ -168,6 +171,12 @@ impl Outbox {
             start: 0,
             end: 0,
         }
+    }
+
+    /// Forgets what the daemon has not taken.
+    pub(crate) const fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
     }
 
     pub(crate) const fn is_empty(&self) -> bool {

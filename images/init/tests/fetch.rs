@@ -16,6 +16,7 @@ fn order(path: &str) -> Fetch {
         max_bytes: PLENTY,
         max_entries: 1 << 20,
         credit: PLENTY,
+        ..Fetch::default()
     }
 }
 
@@ -45,12 +46,16 @@ impl Tree {
         let line = |(entry, data): &(Entry, Vec<u8>)| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let what = match entry.kind() {
+                EntryKind::File if data.is_empty() && entry.size > 0 => {
+                    format!("of {}", entry.size)
+                }
                 EntryKind::File => {
                     assert_eq!(entry.size, data.len() as u64);
                     format!("= {}", text(data))
                 }
                 EntryKind::Folder => "/".to_owned(),
                 EntryKind::Link => format!("-> {}", text(&entry.target)),
+                EntryKind::Other => "?".to_owned(),
                 EntryKind::Unspecified => panic!("{entry:?}"),
             };
             format!("{:o} {} {what}\n", entry.mode, text(&entry.path))

@@ -104,6 +104,7 @@ fn a_piece_without_a_beginning_is_refused() {
         append: true,
         last: true,
         mode: 0,
+        root: 0,
     }));
     assert!(matches!(rig.recv(), from_init::Message::Failed(_)));
     assert_eq!(rig.bash("ls -A").stdout, "");

@@ -291,6 +291,7 @@ mod tests {
         let hello = from_init::Message::Hello(Hello {
             protocol: 1,
             version: "x".into(),
+            ..Hello::default()
         });
         let frame = FromInit {
             message: Some(hello.clone()),

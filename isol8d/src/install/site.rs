@@ -97,6 +97,7 @@ impl Site<'_> {
                 append: !first,
                 last,
                 mode: 0o644,
+                ..File::default()
             }));
             self.link.writer.flush().await.map_err(gone)?;
             first = false;

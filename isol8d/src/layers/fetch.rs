@@ -76,6 +76,7 @@ async fn receive(
         max_bytes: MOST_LAYER_BYTES,
         max_entries: MOST_LAYER_ENTRIES,
         credit: WINDOW_BYTES,
+        ..Fetch::default()
     });
     link.writer.send(fetch).await.map_err(lost)?;
     let mut window = WINDOW_BYTES;

@@ -64,7 +64,10 @@ async fn get_ready(link: &mut Link, parked: Option<Command>) -> Result<bool, Fai
         }
         other => return Err(unexpected(&other)),
     }
-    let prepare = to_init::Message::Prepare(Prepare { parked });
+    let prepare = to_init::Message::Prepare(Prepare {
+        parked,
+        ..Prepare::default()
+    });
     link.writer
         .send(prepare)
         .await

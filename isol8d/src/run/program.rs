@@ -62,6 +62,7 @@ impl Program {
                 append: self.offset > 0,
                 last: self.file_done,
                 mode: MODE,
+                ..File::default()
             }));
             self.offset += piece.len();
         }

@@ -283,7 +283,8 @@ impl<'a> Pump<'a> {
                 | Message::Ready(_)
                 | Message::Entry(_)
                 | Message::EntryData(_)
-                | Message::Fetched(_),
+                | Message::Fetched(_)
+                | Message::Done(_),
             ) => {
                 return Ok(Some(Seen::Broken("init spoke out of turn")));
             }

@@ -19,14 +19,14 @@ use isol8_proto::init::{Failed, FailureKind};
 use nix::{
     dir::Dir,
     errno::Errno,
-    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
+    fcntl::{AtFlags, OFlag, openat, readlinkat},
     sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
 };
 
 use super::link;
 use crate::{
     command::failed,
-    file::{ROOT, beneath, parts},
+    place::{Id, Root, beneath, folder_flags, kind, parts},
 };
 
 /// The longest path that is passed on, four times what a program can name in one
@@ -52,11 +52,27 @@ pub(super) enum Found {
     },
     /// Its target.
     Link(Vec<u8>),
+    /// A file that was not opened, for nobody wants what is in it.
+    Name {
+        size: u64,
+    },
+    /// Neither of these; only where names are wanted.
+    Other,
+}
+
+/// How much of a tree is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope {
+    /// Files are not opened, and nothing is refused for what it is.
+    pub(super) names_only: bool,
+    /// Levels below the first; 0: all.
+    pub(super) depth: usize,
 }
 
 /// Where the walk is.
 #[derive(Debug)]
 pub(super) struct Walk {
+    scope: Scope,
     /// What was asked for, until it is passed on.
     first: Option<Item>,
     /// The folder at hand.
@@ -77,21 +93,11 @@ struct Level {
     path: usize,
 }
 
-/// What a folder stays, wherever it is moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Id(u64, u64);
-
-impl Id {
-    const fn of(stat: &FileStat) -> Self {
-        Self(stat.st_dev, stat.st_ino)
-    }
-}
-
 impl Walk {
-    /// Opens what is asked for: a path relative to `/sandbox`, empty for all of
-    /// it.
-    pub(super) fn start(path: &[u8]) -> Result<Self, Failed> {
+    /// Opens what is asked for: a path relative to the root, empty for all of it.
+    pub(super) fn start(root: Root, path: &[u8], scope: Scope) -> Result<Self, Failed> {
         let mut walk = Self {
+            scope,
             first: None,
             folder: None,
             entered: false,
@@ -102,14 +108,14 @@ impl Walk {
             let path = String::from_utf8_lossy(path);
             let message = match errno {
                 Errno::EACCES | Errno::EPERM => format!("cannot read `{path}`"),
-                _ => format!("there is no file or folder `{path}` below {ROOT}"),
+                _ => format!("there is no file or folder `{path}` below {root}"),
             };
             failed(FailureKind::BadPath, message, &errno.into())
         };
         if !path.is_empty() && parts(path).is_none() {
             return Err(wrong(Errno::EINVAL));
         }
-        let root = open(ROOT, OFlag::O_RDONLY | folder_flags(), Mode::empty()).map_err(wrong)?;
+        let root = root.open(OFlag::O_RDONLY).map_err(wrong)?;
         let (stat, found) = if path.is_empty() {
             walk.folder = Some(root);
             let folder = walk.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
@@ -118,14 +124,21 @@ impl Walk {
             let name = Path::new(OsStr::from_bytes(path));
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let there = beneath(&root, name, flags, Mode::empty()).map_err(wrong)?;
-            match kind(&fstat(there).map_err(wrong)?) {
+            let stat = fstat(&there).map_err(wrong)?;
+            match kind(&stat) {
                 SFlag::S_IFDIR => {
                     let folder = open_folder(&root, name).map_err(wrong)?;
                     let stat = fstat(&folder).map_err(wrong)?;
                     walk.folder = Some(folder);
                     (stat, Found::Folder)
                 }
-                SFlag::S_IFREG => open_file(&root, name).map_err(wrong)?,
+                SFlag::S_IFREG if !scope.names_only => open_file(&root, name).map_err(wrong)?,
+                SFlag::S_IFREG => (stat, name_of(&stat)),
+                SFlag::S_IFLNK if scope.names_only => {
+                    let target = readlinkat(&there, "").map_err(wrong)?;
+                    (stat, Found::Link(target.into_vec()))
+                }
+                _ if scope.names_only => (stat, Found::Other),
                 _ => return Err(wrong(Errno::EINVAL)),
             }
         };
@@ -153,10 +166,14 @@ impl Walk {
         }
         while let Some(level) = self.levels.last_mut() {
             self.path.truncate(level.path);
-            if let Some(name) = level.names.pop() {
-                return self.look(&name).map(Some);
+            match level.names.pop() {
+                Some(name) => {
+                    if let Some(item) = self.look(&name)? {
+                        return Ok(Some(item));
+                    }
+                }
+                None => self.leave()?,
             }
-            self.leave()?;
         }
         Ok(None)
     }
@@ -190,7 +207,8 @@ impl Walk {
     }
 
     /// Looks at a name in the folder at hand, and enters it if it is a folder.
-    fn look(&mut self, name: &CStr) -> Result<Item, Failed> {
+    /// `None`: it is gone, which changes no list of names.
+    fn look(&mut self, name: &CStr) -> Result<Option<Item>, Failed> {
         let at = Path::new(OsStr::from_bytes(name.to_bytes()));
         if !self.path.is_empty() {
             self.path.push(b'/');
@@ -199,31 +217,56 @@ impl Walk {
         if self.path.len() > MAX_PATH_BYTES {
             return Err(too_deep(&self.path));
         }
+        let names_only = self.scope.names_only;
         let folder = self.folder.take();
         let folder = folder.ok_or_else(|| self.wrong(Errno::EBADF))?;
-        let stat = fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let found = self.find(&folder, name, at);
+        if self.entered {
+            return found.map(|(stat, found)| Some(self.item(&stat, found)));
+        }
+        self.folder = Some(folder);
+        match found {
+            Err(failed) if names_only && failed.errno == libc::ENOENT => Ok(None),
+            found => found.map(|(stat, found)| Some(self.item(&stat, found))),
+        }
+    }
+
+    /// What a name in a folder stands for. A folder is entered.
+    fn find(
+        &mut self,
+        folder: &OwnedFd,
+        name: &CStr,
+        at: &Path,
+    ) -> Result<(FileStat, Found), Failed> {
+        let Scope { names_only, depth } = self.scope;
+        let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let stat = stat.map_err(|errno| self.wrong(errno))?;
-        let (stat, found) = match kind(&stat) {
-            SFlag::S_IFDIR => {
-                let below = open_folder(&folder, at).map_err(|errno| self.wrong(errno))?;
-                let stat = fstat(&below).map_err(|errno| self.wrong(errno))?;
-                self.folder = Some(below);
-                self.entered = true;
-                return Ok(self.item(&stat, Found::Folder));
-            }
-            SFlag::S_IFREG => open_file(&folder, at).map_err(|errno| self.wrong(errno))?,
+        Ok(match kind(&stat) {
+            SFlag::S_IFDIR if depth > 0 && self.levels.len() >= depth => (stat, Found::Folder),
+            SFlag::S_IFDIR => match open_folder(folder, at) {
+                // It is there; what is in it nobody may know.
+                Err(Errno::EACCES) if names_only => (stat, Found::Folder),
+                below => {
+                    let below = below.map_err(|errno| self.wrong(errno))?;
+                    let stat = fstat(&below).map_err(|errno| self.wrong(errno))?;
+                    self.folder = Some(below);
+                    self.entered = true;
+                    (stat, Found::Folder)
+                }
+            },
+            SFlag::S_IFREG if names_only => (stat, name_of(&stat)),
+            SFlag::S_IFREG => open_file(folder, at).map_err(|errno| self.wrong(errno))?,
             SFlag::S_IFLNK => {
-                let target = readlinkat(&folder, name).map_err(|errno| self.wrong(errno))?;
+                let target = readlinkat(folder, name).map_err(|errno| self.wrong(errno))?;
                 let target = target.into_vec();
-                if !link::stays_inside(self.levels.len() - 1, &target) {
+                if !names_only && !link::stays_inside(self.levels.len() - 1, &target) {
                     return Err(self.leads_out(&target));
                 }
                 (stat, Found::Link(target))
             }
+            _ if names_only => (stat, Found::Other),
             _ => return Err(self.neither()),
-        };
-        self.folder = Some(folder);
-        Ok(self.item(&stat, found))
+        })
     }
 
     /// Goes back to the folder above, if that was asked for too.
@@ -280,12 +323,9 @@ fn too_deep(path: &[u8]) -> Failed {
     failed(FailureKind::BadPath, message, &Errno::ENAMETOOLONG.into())
 }
 
-fn folder_flags() -> OFlag {
-    OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
-}
-
-fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+fn name_of(stat: &FileStat) -> Found {
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    Found::Name { size }
 }
 
 fn open_folder(above: &OwnedFd, name: &Path) -> Result<OwnedFd, Errno> {

@@ -112,6 +112,7 @@ fn a_program_that_comes_early_waits_for_it() {
     let mut rig = Rig::start();
     rig.send(to_init::Message::Prepare(Prepare {
         parked: Some(parked_python()),
+        ..Prepare::default()
     }));
     rig.send(to_init::Message::Exec(Exec {
         stdin: true,
@@ -138,6 +139,7 @@ fn what_was_killed_before_it_started_does_not_start() {
     let mut rig = Rig::start();
     rig.send(to_init::Message::Prepare(Prepare {
         parked: Some(bash("sleep 60")),
+        ..Prepare::default()
     }));
     rig.send(to_init::Message::Exec(use_parked(bash("echo never"))));
     rig.send(to_init::Message::KillAll(KillAll {}));

@@ -223,7 +223,10 @@ impl Rig {
 
     /// Parks what `command` says; whether it then waits.
     pub(crate) fn prepare(&mut self, command: Option<Command>) -> bool {
-        self.send(to_init::Message::Prepare(Prepare { parked: command }));
+        self.send(to_init::Message::Prepare(Prepare {
+            parked: command,
+            token: Vec::new().into(),
+        }));
         match self.recv() {
             from_init::Message::Ready(ready) => ready.parked,
             other => panic!("expected Ready, got {other:?}"),
@@ -244,6 +247,7 @@ impl Rig {
                 append: index > 0,
                 last: index + 1 == count,
                 mode: 0o644,
+                root: 0,
             }));
         }
         match self.recv() {

@@ -74,6 +74,7 @@ impl Init {
                 kind: kind.into(),
                 message: message.to_owned(),
                 errno: 0,
+                files: true,
             };
             return self.send(from_init::Message::Failed(failed)).await;
         }

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use isol8_core::ids::SandboxId;
 use isol8_proto::init::{
-    Exec, Exited, Failed, Fetch, FileWritten, FromInit, Hello, Ready, Started, StdinCredit, ToInit,
-    exited::How, from_init, to_init,
+    Exec, Exited, Failed, FailureKind, Fetch, FileWritten, FromInit, Hello, Ready, Started,
+    StdinCredit, ToInit, exited::How, from_init, to_init,
 };
 use prost::Message;
 use tokio::{
@@ -129,6 +129,7 @@ impl Init {
         self.send(from_init::Message::Hello(Hello {
             protocol: PROTOCOL,
             version: "fake".to_owned(),
+            ..Hello::default()
         }))
         .await?;
         loop {
@@ -196,7 +197,18 @@ impl Init {
                     inbox.killed_by = Some(signal.number);
                 }
             }
-            to_init::Message::KillAll(_) => self.inbox().killed_by = Some(SIGKILL),
+            to_init::Message::KillAll(_) | to_init::Message::KillRun(_) => {
+                self.inbox().killed_by = Some(SIGKILL);
+            }
+            to_init::Message::Folder(_) | to_init::Message::Remove(_) => {
+                let failed = Failed {
+                    kind: FailureKind::BadPath.into(),
+                    message: "a fake sandbox has no folders".to_owned(),
+                    errno: 0,
+                    files: true,
+                };
+                self.send(from_init::Message::Failed(failed)).await?;
+            }
             to_init::Message::Fetch(fetch) => {
                 let mut inbox = self.inbox();
                 inbox.data_credit = fetch.credit;
@@ -233,7 +245,7 @@ impl Init {
                 .send(from_init::Message::Failed(Failed {
                     kind: *kind,
                     message: "scripted".to_owned(),
-                    errno: 0,
+                    ..Failed::default()
                 }))
                 .await;
         }

@@ -199,7 +199,7 @@ pub(crate) async fn run(sandbox: &mut Sandbox, program: &str) -> Ended {
         from_init::Message::Hello(hello) => assert_eq!(hello.protocol, PROTOCOL),
         other => panic!("{other:?} in place of a hello"),
     }
-    let prepare = init::Prepare { parked: None };
+    let prepare = init::Prepare::default();
     send(sandbox, to_init::Message::Prepare(prepare)).await;
     assert!(matches!(next(sandbox).await, from_init::Message::Ready(_)));
     let file = init::File {
@@ -208,6 +208,7 @@ pub(crate) async fn run(sandbox: &mut Sandbox, program: &str) -> Ended {
         append: false,
         last: true,
         mode: 0o644,
+        ..init::File::default()
     };
     send(sandbox, to_init::Message::File(file)).await;
     match next(sandbox).await {

@@ -33,7 +33,7 @@ pub(crate) async fn start(sandbox: &mut Sandbox, runtime: Runtime, program: &str
         from_init::Message::Hello(hello) => assert_eq!(hello.protocol, PROTOCOL),
         other => panic!("{other:?} in place of a hello"),
     }
-    let prepare = init::Prepare { parked: None };
+    let prepare = init::Prepare::default();
     send(sandbox, to_init::Message::Prepare(prepare)).await;
     assert!(matches!(next(sandbox).await, from_init::Message::Ready(_)));
     let bytes = |text: &str| text.as_bytes().to_vec().into();
@@ -44,6 +44,7 @@ pub(crate) async fn start(sandbox: &mut Sandbox, runtime: Runtime, program: &str
         append: false,
         last: true,
         mode: 0o644,
+        ..init::File::default()
     };
     send(sandbox, to_init::Message::File(file)).await;
     assert!(matches!(

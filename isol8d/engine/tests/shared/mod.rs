@@ -67,7 +67,10 @@ impl Ready {
         let wanted = parked.is_some();
         send(
             &mut sandbox,
-            to_init::Message::Prepare(init::Prepare { parked }),
+            to_init::Message::Prepare(init::Prepare {
+                parked,
+                ..init::Prepare::default()
+            }),
         )
         .await;
         match next(&mut sandbox).await {
@@ -90,6 +93,7 @@ impl Ready {
             append: false,
             last: true,
             mode: 0o644,
+            ..init::File::default()
         };
         send(&mut self.sandbox, to_init::Message::File(file)).await;
         match next(&mut self.sandbox).await {
