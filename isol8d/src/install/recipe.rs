@@ -75,6 +75,12 @@ impl Order<'_> {
             env: self.interpreter.environment(self.network),
             must,
         };
+        let step = match &self.interpreter.authorities {
+            // A host's npm may be told in its own files to trust another file,
+            // which is not in a sandbox, and then trusts nobody.
+            Some(file) => step.with("npm_config_cafile", file),
+            None => step,
+        };
         step.with("TMPDIR", format!("{SCRATCH}/tmp"))
             // Escape sequences are for a terminal, which nobody has here.
             .with("NO_COLOR", "1")
@@ -246,6 +252,7 @@ mod tests {
             path: "/usr/bin".to_owned(),
             parkable: false,
             authorities: None,
+            deno_dir: None,
         };
         let packages = Package::parse_all(runtime, packages).expect("good packages");
         let order = Order {
@@ -340,6 +347,7 @@ mod tests {
             path: String::new(),
             parkable: false,
             authorities: None,
+            deno_dir: None,
         };
         let order = Order {
             runtime: Runtime::Python,
@@ -356,6 +364,15 @@ mod tests {
             .into_keys()
             .filter(|name| !interpreter.environment(Network::None).contains_key(name));
         let own: Vec<String> = own.collect();
+        let behind_authorities = Interpreter {
+            authorities: Some("/a.pem".to_owned()),
+            ..interpreter.clone()
+        };
+        let order = Order {
+            interpreter: &behind_authorities,
+            ..order
+        };
+        assert_eq!(order.prepare().env["npm_config_cafile"], "/a.pem");
         assert_eq!(
             own.join(" "),
             "BUN_INSTALL_CACHE_DIR BUN_TMPDIR DENO_NO_UPDATE_CHECK NO_COLOR PIP_BREAK_SYSTEM_PACKAGES npm_config_cache npm_config_color npm_config_logs_max npm_config_update_notifier"

@@ -1,7 +1,12 @@
 //! Real packages of the real registries, once each. What is fetched is small;
 //! numpy is the one with compiled code.
 
-use isol8_e2e::harness::{call::Ran, stage::Stage, wait::seconds};
+use isol8_e2e::harness::{
+    call::Ran,
+    host,
+    stage::{Engine, Stage},
+    wait::seconds,
+};
 
 /// A cold installation with its output, then a warm run without any.
 #[track_caller]
@@ -17,16 +22,20 @@ fn twice(stage: &Stage, runtime: &str, packages: &[&str], code: &str, expected: 
     };
     let cold = go();
     assert_eq!(cold.ok(), expected, "{cold:?}");
+    // Deno has loaded everything when its registries are learned.
     assert!(
-        !cold.err().is_empty(),
+        runtime == "deno" || !cold.err().is_empty(),
         "the installer's words are shown: {cold:?}"
     );
     let warm = go();
     assert_eq!(warm.ok(), expected, "{warm:?}");
     assert_eq!(warm.err(), "", "nothing is installed twice");
     warm.within(seconds(5));
-    let cache = stage.status()["installCache"].clone();
-    assert!(cache["hits"].as_u64() > Some(0), "{cache}");
+    // Packages of bash are an image on Docker.
+    if runtime != "bash" || stage.engine() == Engine::Native {
+        let cache = stage.status()["installCache"].clone();
+        assert!(cache["hits"].as_u64() > Some(0), "{cache}");
+    }
     [cold, warm]
 }
 
@@ -59,8 +68,16 @@ both_engines! {
         twice(stage, "deno", &["npm:ms@2.1.3"], "import ms from 'npm:ms@2.1.3'; console.log(ms('2 days'))", "172800000\n");
     }
 
-    /// The system's own package manager. The first run may build an image.
+    /// The system's own package manager; on Docker the first run makes an image,
+    /// which stays with the engine when the test is over.
     fn bash(stage: &Stage) {
+        if stage.engine() == Engine::Docker {
+            let label = "label=isol8.packages=jq";
+            let made = host::tool("docker", &["images", "-q", "--no-trunc", "--filter", label]);
+            for id in made.lines() {
+                drop(host::tool("docker", &["rmi", "-f", id]));
+            }
+        }
         twice(stage, "bash", &["jq"], "echo '{\"a\": [1, 2]}' | jq -c .a", "[1,2]\n");
 
         let ran = stage.bash("1").args(["--install", "isol8-no-such-package-4711", "--timeout", "110000"]).go();
