@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_a_run_needs_to_end_fits_into_its_grace() {
-        use crate::run::{VERDICT_COUNTERS, pump::KILL_GRACE};
+        use crate::run::{drive::VERDICT_COUNTERS, pump::KILL_GRACE};
         assert!(KILL_GRACE + VERDICT_COUNTERS < CANCEL_GRACE);
     }
 }

@@ -29,6 +29,7 @@ pub(crate) mod apt;
 pub(crate) mod errand;
 pub(crate) mod recipe;
 pub(crate) mod registry;
+pub(crate) mod requests;
 pub(crate) mod site;
 pub(crate) mod transcript;
 
@@ -90,8 +91,7 @@ pub(crate) fn named(packages: &[Package]) -> BTreeSet<String> {
     hosts.map(ToString::to_string).collect()
 }
 
-/// Installs. Nothing runs in the sandbox before and after. Gives what went
-/// through the filter.
+/// Installs. Nothing runs in the sandbox before and after.
 ///
 /// # Errors
 /// `InstallFailed` with the last lines of the installer, `NoSpace`,
@@ -99,7 +99,7 @@ pub(crate) fn named(packages: &[Package]) -> BTreeSet<String> {
 ///
 /// # Cancellation
 /// Not cancel safe: the sandbox is to be destroyed.
-pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<Report, Failure> {
+pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<(), Failure> {
     let interpreter = site.interpreter;
     let order = job.order(interpreter, site.network);
     site.check_door()?;
@@ -115,7 +115,7 @@ pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<Report
     };
     let hosts = learn(site, job, &order).await?;
     let hosts: Vec<String> = hosts.into_iter().collect();
-    let traffic = site.open(&closed_but(&hosts, job.filter)).await?;
+    site.open(&closed_but(&hosts, job.filter)).await?;
     let mut failed = None;
     for step in order.install() {
         if let Some(why) = carry_out(site, &step, job.text).await? {
@@ -123,10 +123,7 @@ pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<Report
             break;
         }
     }
-    let report = match traffic {
-        Some(traffic) => traffic.close().await,
-        None => Report::default(),
-    };
+    let report = site.requests.close().await;
     if let Some(why) = failed {
         return Err(explain(site, job, why, &report).await);
     }
@@ -136,7 +133,7 @@ pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<Report
     site.ask(&order.tidy())
         .await
         .map_err(|error| lost(&error))?;
-    Ok(report)
+    Ok(())
 }
 
 /// Learns from where the packages of a job come. Gives all hosts, those that the

@@ -33,11 +33,12 @@ use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    egress::{Egress, Report},
+    egress::Egress,
     install::{
         self,
         apt::Apt,
         recipe, registry,
+        requests::{Claim, Requests},
         transcript::{Reader, Transcript},
     },
     pool::PoolHandle,
@@ -102,21 +103,14 @@ impl Wish {
     }
 }
 
-/// What a build ends with.
-#[derive(Debug, Clone)]
-pub(crate) struct Built {
-    pub(crate) layer: Use,
-    /// What the installer has asked the network for.
-    pub(crate) report: Arc<Report>,
-}
-
-type Outcome = Result<Built, Failure>;
+type Outcome = Result<Use, Failure>;
 
 /// A layer that is being built.
 #[derive(Debug)]
 struct Building {
     wish: Wish,
     text: Transcript,
+    requests: Requests,
     outcome: watch::Receiver<Option<Outcome>>,
     waiters: usize,
     cancel: CancellationToken,
@@ -160,7 +154,7 @@ impl Ending {
     ///
     /// # Cancellation
     /// Cancel safe.
-    pub(crate) async fn wait(&mut self) -> Result<Built, Failure> {
+    pub(crate) async fn wait(&mut self) -> Result<Use, Failure> {
         match self.0.wait_for(Option::is_some).await {
             Ok(done) => done.clone().unwrap_or_else(|| Err(build::broken())),
             Err(_) => Err(build::broken()),
@@ -268,7 +262,8 @@ impl Layers {
     }
 
     /// Begins to build a layer, or waits with those who wait for it already.
-    pub(crate) fn join(&self, wish: Wish) -> Waiting {
+    /// Gives what to wait with, and the claim on what it asks the network for.
+    pub(crate) fn join(&self, wish: Wish) -> (Waiting, Claim) {
         let name = wish.name();
         let mut state = self.0.state();
         let joined = state.builds.contains_key(&name);
@@ -277,14 +272,16 @@ impl Layers {
             .entry(name.clone())
             .or_insert_with(|| build::start(&self.0, &name, wish.clone()));
         building.waiters += 1;
-        Waiting {
+        let claim = building.requests.claim();
+        let waiting = Waiting {
             shared: Arc::clone(&self.0),
             outcome: Ending(building.outcome.clone()),
             text: building.text.reader(),
             joined,
             same_terms: building.wish.has_terms_of(&wish),
             name,
-        }
+        };
+        (waiting, claim)
     }
 
     /// For a person who asks.

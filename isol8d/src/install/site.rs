@@ -21,8 +21,9 @@ use super::{
     errand::{self, Ended, ErrandError},
     recipe::Step,
     registry,
+    requests::Requests,
 };
-use crate::egress::{Egress, Report, Traffic};
+use crate::egress::{Egress, Report};
 
 /// What a tool may say when it is asked something.
 const MOST_ANSWER_BYTES: usize = 1 << 20;
@@ -45,6 +46,7 @@ pub(crate) struct Site<'a> {
     pub(crate) listener: Option<&'a OwnedFd>,
     pub(crate) baseline: Option<Counters>,
     pub(crate) egress: &'a Egress,
+    pub(crate) requests: &'a Requests,
 }
 
 /// What was tried with some hosts open.
@@ -67,17 +69,22 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Lets the sandbox reach what `filter` permits. `None`: its network has no
-    /// filter.
+    /// Lets the sandbox reach what `filter` permits, until its requests are
+    /// closed. Does nothing where its network has no filter.
     ///
     /// # Errors
-    /// `EgressUnavailable`.
-    pub(crate) async fn open(&mut self, filter: &Filter) -> Result<Option<Traffic>, Failure> {
+    /// `EgressUnavailable`, also when nobody waits for the installation any more.
+    pub(crate) async fn open(&mut self, filter: &Filter) -> Result<(), Failure> {
         if self.network != Network::Filtered {
-            return Ok(None);
+            return Ok(());
         }
         let listener = listener(self.listener)?;
-        self.egress.open(self.id, listener, filter).await.map(Some)
+        let traffic = self.egress.open(self.id, listener, filter).await?;
+        if self.requests.open(traffic) {
+            return Ok(());
+        }
+        let message = "the installation was given up";
+        Err(Failure::new(FailureKind::EgressUnavailable, message))
     }
 
     /// Puts a file below /sandbox.
@@ -135,12 +142,9 @@ impl Site<'_> {
 
     /// [`Site::ask`] with a network of its own.
     pub(crate) async fn attempt(&mut self, step: &Step, filter: &Filter) -> Result<Tried, Failure> {
-        let traffic = self.open(filter).await?;
+        self.open(filter).await?;
         let asked = self.ask(step).await;
-        let report = match traffic {
-            Some(traffic) => traffic.close().await,
-            None => Report::default(),
-        };
+        let report = self.requests.close().await;
         let (ended, output) = asked.map_err(|error| lost(&error))?;
         Ok(Tried {
             ended,

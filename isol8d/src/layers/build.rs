@@ -11,14 +11,14 @@ use tokio::{sync::watch, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Building, Built, Outcome, Shared, Use, Wish, fetch,
+    Building, Outcome, Shared, Use, Wish, fetch,
     name::LayerName,
     now, remove_later,
     store::{Draft, Meta, Stored},
     tree::Written,
 };
 use crate::{
-    install::{self, Job, site::Site, transcript::Transcript},
+    install::{self, Job, requests::Requests, site::Site, transcript::Transcript},
     pool::Lease,
 };
 
@@ -51,6 +51,7 @@ impl Drop for Listed {
 pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Building {
     let (sender, outcome) = watch::channel(None);
     let (text, cancel) = (Transcript::new(), CancellationToken::new());
+    let requests = Requests::default();
     let listed = Listed {
         shared: Arc::clone(shared),
         name: name.clone(),
@@ -58,6 +59,7 @@ pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Build
     };
     let task = {
         let (wish, text, cancel) = (wish.clone(), text.clone(), cancel.clone());
+        let requests = requests.clone();
         async move {
             let shared = Arc::clone(&listed.shared);
             let built = tokio::select! {
@@ -65,10 +67,11 @@ pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Build
                 // Dropping the rest ends the sandbox and removes what was
                 // written.
                 () = cancel.cancelled() => return,
-                built = build(&shared, &listed.name, &wish, &text) => built,
+                built = build(&shared, &listed.name, &wish, &text, &requests) => built,
             };
+            requests.end();
             match &built {
-                Ok(built) => tracing::info!(layer = %built.layer.id, "packages were installed"),
+                Ok(layer) => tracing::info!(layer = %layer.id, "packages were installed"),
                 Err(failure) => {
                     tracing::info!(error = failure.message, "packages were not installed");
                 }
@@ -83,19 +86,26 @@ pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Build
     Building {
         wish,
         text,
+        requests,
         outcome,
         waiters: 0,
         cancel,
     }
 }
 
-async fn build(shared: &Shared, name: &LayerName, wish: &Wish, text: &Transcript) -> Outcome {
+async fn build(
+    shared: &Shared,
+    name: &LayerName,
+    wish: &Wish,
+    text: &Transcript,
+    requests: &Requests,
+) -> Outcome {
     let mut lease = shared
         .means
         .pool
         .lease(wish.key.clone(), wish.limits)
         .await?;
-    let built = work(shared, name, wish, text, &mut lease).await;
+    let built = work(shared, name, wish, text, requests, &mut lease).await;
     lease.release().await;
     built
 }
@@ -105,6 +115,7 @@ async fn work(
     name: &LayerName,
     wish: &Wish,
     text: &Transcript,
+    requests: &Requests,
     lease: &mut Lease,
 ) -> Outcome {
     let filter = install::filter(&wish.hosts, &shared.means.network);
@@ -129,25 +140,19 @@ async fn work(
         listener: sandbox.listener.as_ref(),
         baseline: lease.baseline,
         egress: &shared.means.egress,
+        requests,
     };
     let there = shared.state().index.find(name, now());
     if let Some(there) = there {
         // It was made in another network: only its registries are not known.
         let order = job.order(site.interpreter, site.network);
         install::learn(&mut site, &job, &order).await?;
-        return Ok(Built {
-            layer: there,
-            report: Arc::default(),
-        });
+        return Ok(there);
     }
-    let report = install::install(&mut site, &job).await?;
+    install::install(&mut site, &job).await?;
     let folder = job.order(site.interpreter, site.network).result();
     let (draft, written) = fetch::fetch(site.link, folder, &shared.store).await?;
-    let layer = keep(shared, name, wish, draft, written).await?;
-    Ok(Built {
-        layer,
-        report: Arc::new(report),
-    })
+    keep(shared, name, wish, draft, written).await
 }
 
 /// Makes room and gives the layer its name.

@@ -135,7 +135,7 @@ impl Tree {
             EntryKind::Folder => self.folder(&path),
             EntryKind::Link => self.link(&path, &entry.target),
             EntryKind::File => self.file(path, entry),
-            EntryKind::Unspecified => Err(TreeError::Protocol("sent an entry of no kind")),
+            _ => Err(TreeError::Protocol("sent an entry of no kind that is kept")),
         }
     }
 

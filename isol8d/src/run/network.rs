@@ -111,17 +111,6 @@ fn to_wire(record: &Record, secrets: &Secrets) -> v1::NetworkRequest {
     }
 }
 
-/// Two parts of one run.
-pub(super) fn joined(mut first: Report, second: Report) -> Report {
-    first.records.extend(second.records);
-    Report {
-        bytes_in: first.bytes_in + second.bytes_in,
-        bytes_out: first.bytes_out + second.bytes_out,
-        lost: first.lost || second.lost,
-        ..first
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, time::Duration};

@@ -19,21 +19,25 @@ use isol8_core::{
     runtime::Runtime,
     sandbox::{EngineKind, SandboxKey},
 };
-use isol8_engine::Sandbox;
 use isol8_proto::v1::{self, run_event::Event};
 use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 
-use super::{intake::Intake, limits_of, phase, pump::Stops, verdict::Seen};
+use super::{intake::Intake, lease::limits_of, phase, pump::Stops, verdict::Seen};
 use crate::{
     daemon::Daemon,
-    egress::Report,
-    install::{self, Job, apt::Apt, site::Site, transcript::Transcript},
-    layers::{Built, Use, Waiting, Wish},
+    install::{
+        self, Job,
+        apt::Apt,
+        requests::{Claim, Requests},
+        site::Site,
+        transcript::Transcript,
+    },
+    layers::{Use, Waiting, Wish},
     outbox::Outbox,
-    pool::Hold,
+    pool::Lease,
 };
 
 /// Where the packages of a run are.
@@ -42,12 +46,7 @@ pub(super) enum Packages {
     /// It has none.
     None,
     /// In a layer, which is kept while this lives.
-    Layer {
-        _layer: Use,
-        identity: String,
-        /// What the installer asked for, where it was this run that began it.
-        report: Arc<Report>,
-    },
+    Layer { _layer: Use, identity: String },
     /// In the image that the key now names.
     Image,
     /// Still to be installed in the run's own sandbox.
@@ -55,14 +54,6 @@ pub(super) enum Packages {
 }
 
 impl Packages {
-    /// What was asked of the network before the run had its sandbox.
-    pub(super) fn report(&self) -> Report {
-        match self {
-            Self::Layer { report, .. } => (**report).clone(),
-            Self::None | Self::Image | Self::Own { .. } => Report::default(),
-        }
-    }
-
     /// The hosts that they came from.
     pub(super) fn registries(&self, daemon: &Daemon, request: &RunRequest) -> Vec<String> {
         match self {
@@ -100,7 +91,8 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// Sees to it that the packages are there, as far as that can be done before
-    /// the run has its sandbox. Changes `key` to a sandbox that has them.
+    /// the run has its sandbox. Changes `key` to a sandbox that has them, and
+    /// adds to `claims` what is to be settled whatever comes out.
     ///
     /// # Errors
     /// Why they cannot be installed.
@@ -111,6 +103,7 @@ impl Place<'_> {
         &self,
         key: &mut SandboxKey,
         intake: &mut Intake<'_>,
+        claims: &mut Vec<Claim>,
     ) -> Result<Packages, Failure> {
         let request = self.request;
         if request.install.is_empty() {
@@ -138,30 +131,32 @@ impl Place<'_> {
             identity: identity.clone(),
             apt,
         };
-        let Built { layer, report } = self.layer(wish, intake).await?;
+        let layer = self.layer(wish, intake, claims).await?;
         key.layer = Some(layer.id.clone());
         Ok(Packages::Layer {
             _layer: layer,
             identity,
-            report,
         })
     }
 
-    async fn layer(&self, wish: Wish, intake: &mut Intake<'_>) -> Result<Built, Failure> {
+    async fn layer(
+        &self,
+        wish: Wish,
+        intake: &mut Intake<'_>,
+        claims: &mut Vec<Claim>,
+    ) -> Result<Use, Failure> {
         let layers = &self.daemon.layers;
         let mut missed = false;
         loop {
             if let Some(found) = layers.find(&wish, !missed) {
-                return Ok(Built {
-                    layer: found,
-                    report: Arc::default(),
-                });
+                return Ok(found);
             }
             if !missed {
                 self.outbox.event(phase(v1::Phase::Install));
                 missed = true;
             }
-            let mut waiting = layers.join(wish.clone());
+            let (mut waiting, claim) = layers.join(wish.clone());
+            claims.push(claim);
             if waiting.joined {
                 self.notice("waiting for another run that installs the same packages");
             }
@@ -170,11 +165,6 @@ impl Place<'_> {
             match built {
                 // What failed with the bounds of another run may do with ours.
                 Err(_) if !waiting.same_terms => {}
-                Ok(built) if waiting.joined => {
-                    // Another run has it in its log.
-                    let report = Arc::default();
-                    return Ok(Built { report, ..built });
-                }
                 built => return built,
             }
         }
@@ -199,7 +189,7 @@ impl Place<'_> {
         intake.follow(&mut text.reader(), derived).await
     }
 
-    /// Installs into the run's own sandbox. Gives what went through the filter.
+    /// Installs into the run's own sandbox.
     ///
     /// # Errors
     /// Why they cannot be installed.
@@ -209,11 +199,10 @@ impl Place<'_> {
     pub(super) async fn install_here(
         &self,
         identity: &str,
-        sandbox: &mut Sandbox,
-        hold: &Hold,
-        baseline: Option<isol8_core::outcome::Counters>,
+        lease: &mut Lease,
         intake: &mut Intake<'_>,
-    ) -> Result<Report, Failure> {
+        requests: &Requests,
+    ) -> Result<(), Failure> {
         let (daemon, request) = (self.daemon, self.request);
         self.outbox.event(phase(v1::Phase::Install));
         let text = Transcript::new();
@@ -222,13 +211,19 @@ impl Place<'_> {
             runtime: request.runtime,
             packages: &request.install,
             for_layer: false,
-            of_host: hold.engine().kind() == EngineKind::Native,
+            of_host: lease.hold.engine().kind() == EngineKind::Native,
             identity,
             apt: None,
             filter: &filter,
             registries: daemon.layers.registries(),
             text: &text,
         };
+        let Lease {
+            sandbox,
+            hold,
+            baseline,
+            ..
+        } = lease;
         let mut site = Site {
             id: hold.id(),
             engine: hold.engine(),
@@ -236,8 +231,9 @@ impl Place<'_> {
             interpreter: &sandbox.interpreter,
             network: request.network,
             listener: sandbox.listener.as_ref(),
-            baseline,
+            baseline: *baseline,
             egress: &daemon.egress,
+            requests,
         };
         let installed = install::install(&mut site, &job);
         intake.follow(&mut text.reader(), installed).await
