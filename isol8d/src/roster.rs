@@ -17,7 +17,7 @@ use isol8_core::{
     runtime::Runtime,
     sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
-use isol8_engine::{Built, Engine, Found, Health, ImageInfo, Probe, Progress, Sandbox};
+use isol8_engine::{Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Probe, Progress, Sandbox};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
@@ -350,6 +350,23 @@ impl Engine for Noting {
         progress: Progress<'_>,
     ) -> Result<Built, Failure> {
         self.inner.build_image(runtime, force, progress).await
+    }
+
+    async fn build_custom(
+        &self,
+        order: &CustomOrder,
+        progress: Progress<'_>,
+    ) -> Result<Built, Failure> {
+        self.inner.build_custom(order, progress).await
+    }
+
+    async fn find_custom(
+        &self,
+        runtime: Runtime,
+        packages: &[Package],
+        fit: Fit,
+    ) -> Result<Option<ImageName>, Failure> {
+        self.inner.find_custom(runtime, packages, fit).await
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {

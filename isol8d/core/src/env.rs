@@ -56,6 +56,8 @@ pub struct Surroundings<'a> {
     pub network: Network,
     /// The file of certificate authorities inside, where one is configured.
     pub authorities: Option<&'a str>,
+    /// Where deno has its modules; `None` is below /sandbox.
+    pub deno_dir: Option<&'a str>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -66,6 +68,7 @@ impl<'a> Surroundings<'a> {
             path,
             network: Network::None,
             authorities: None,
+            deno_dir: None,
         }
     }
 }
@@ -83,7 +86,10 @@ pub fn base(surroundings: &Surroundings<'_>) -> BTreeMap<String, String> {
         ("PYTHONUNBUFFERED", "1"),
         ("PYTHONUSERBASE", "/sandbox/.local"),
         ("NODE_PATH", "/sandbox/node_modules"),
-        ("DENO_DIR", "/sandbox/.deno"),
+        (
+            "DENO_DIR",
+            surroundings.deno_dir.unwrap_or("/sandbox/.deno"),
+        ),
     ];
     let mut env: BTreeMap<String, String> = fixed
         .into_iter()
@@ -176,6 +182,16 @@ mod tests {
         });
         let pointing = env.values().filter(|value| *value == "/x.crt").count();
         assert_eq!(pointing, AUTHORITY_VARIABLES.len());
+    }
+
+    #[test]
+    fn an_image_may_have_denos_modules_elsewhere() {
+        let env = base(&Surroundings {
+            deno_dir: Some("/opt/deno"),
+            ..Surroundings::alone("")
+        });
+        assert_eq!(env["DENO_DIR"], "/opt/deno");
+        assert_eq!(base(&Surroundings::alone(""))["DENO_DIR"], "/sandbox/.deno");
     }
 
     #[test]

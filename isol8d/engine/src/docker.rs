@@ -4,8 +4,8 @@
 //! Reading order: how an engine is asked ([`client`]), what a container is from
 //! its creation to its removal ([`container`]), who is responsible for it
 //! meanwhile ([`live`]), what it has used ([`accounting`]); then images
-//! ([`image`], [`pull`], [`builder`], [`build`], [`derive`]) and what can be wrong
-//! ([`doctor`]).
+//! ([`image`], [`pull`], [`builder`], [`build`], [`derive`], [`custom`]) and what
+//! can be wrong ([`doctor`]).
 //!
 //! A sandbox is made by a task of its own, which a dropped future does not
 //! stop: it sees that nobody wants its work, and undoes it. The engine has no
@@ -33,7 +33,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    Built, CREATE_DEADLINE, Engine, Found, Health, ImageInfo, Place, Probe, Progress, Sandbox,
+    Built, CREATE_DEADLINE, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Place, Probe,
+    Progress, Sandbox,
     hardening::{Bounds, LABEL_DAEMON, LABEL_MANAGED, LABEL_SANDBOX, container_name},
     presence::{self, Presence},
     seccomp,
@@ -45,6 +46,7 @@ mod build;
 mod builder;
 mod client;
 mod container;
+mod custom;
 mod derive;
 mod doctor;
 mod etc;
@@ -53,6 +55,7 @@ mod live;
 mod pull;
 
 use client::{ASK, Client, PING, REMOVE, UPDATE};
+pub use custom::alias;
 use image::Images;
 use live::{Making, Registry};
 
@@ -340,7 +343,7 @@ impl Engine for DockerEngine {
         if key.image.is_none() {
             return inner.build(key.runtime, false, progress).await.map(drop);
         }
-        let reference = image::reference_of(key)?;
+        let reference = image::reference_of(key.runtime, key.image.as_ref())?;
         let pull = async {
             // Whoever was here before may have got it.
             if image::inspect(&inner.client, &reference).await.is_ok() {
@@ -375,6 +378,26 @@ impl Engine for DockerEngine {
         progress: Progress<'_>,
     ) -> Result<Built, Failure> {
         self.0.build(runtime, force, progress).await
+    }
+
+    async fn build_custom(
+        &self,
+        order: &CustomOrder,
+        progress: Progress<'_>,
+    ) -> Result<Built, Failure> {
+        self.0.build_custom(order, progress).await
+    }
+
+    async fn find_custom(
+        &self,
+        runtime: Runtime,
+        packages: &[Package],
+        fit: Fit,
+    ) -> Result<Option<ImageName>, Failure> {
+        match fit {
+            Fit::Exactly => self.0.custom_with(runtime, packages).await,
+            Fit::AtLeast => self.0.custom_holding(runtime, packages).await,
+        }
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {

@@ -31,8 +31,8 @@ use isol8_core::{
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
-    Built, Engine, Found, Health, ImageInfo, Interpreter, Probe, ProbeStatus, Progress, Sandbox,
-    link::Link,
+    Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Probe, ProbeStatus,
+    Progress, Sandbox, link::Link,
 };
 
 mod fetch;
@@ -123,6 +123,7 @@ struct State {
     dead_daemons: Vec<DaemonId>,
     parked_dies: bool,
     parkable: bool,
+    customs: Vec<ImageInfo>,
     /// Scripts of errands, by a part of their command line.
     errand_scripts: Vec<(String, String)>,
     errands: Vec<String>,
@@ -158,6 +159,7 @@ impl FakeEngine {
                 dead_daemons: Vec::new(),
                 parked_dies: false,
                 parkable: true,
+                customs: Vec::new(),
                 errand_scripts: Vec::new(),
                 errands: Vec::new(),
                 listening: false,
@@ -441,6 +443,7 @@ impl Engine for FakeEngine {
                 // The hooks fit our own images alone.
                 parkable: self.state().parkable && spec.key.image.is_none(),
                 authorities: None,
+                deno_dir: None,
             },
             listener: self.door(spec)?,
         })
@@ -530,6 +533,39 @@ impl Engine for FakeEngine {
         })
     }
 
+    async fn build_custom(
+        &self,
+        order: &CustomOrder,
+        progress: Progress<'_>,
+    ) -> Result<Built, Failure> {
+        self.call(Step::BuildImage).await?;
+        progress("step 1");
+        let mut image = image(order.runtime);
+        image.tag += &format!("-custom-{}", self.state().customs.len());
+        image.packages.clone_from(&order.packages);
+        self.state().customs.push(image.clone());
+        Ok(Built { image, built: true })
+    }
+
+    async fn find_custom(
+        &self,
+        runtime: Runtime,
+        packages: &[Package],
+        fit: Fit,
+    ) -> Result<Option<ImageName>, Failure> {
+        self.call(Step::Images).await?;
+        let state = self.state();
+        let found = state.customs.iter().find(|image| {
+            let holds = |package: &Package| package.is_met_by(runtime, &image.packages);
+            image.runtime == runtime
+                && match fit {
+                    Fit::Exactly => image.packages == packages,
+                    Fit::AtLeast => packages.iter().all(holds),
+                }
+        });
+        Ok(found.map(|image| ImageName::parse(&image.tag).expect("our own names are names")))
+    }
+
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
         self.call(Step::Images).await?;
         Ok(Runtime::ALL.into_iter().map(image).collect())
@@ -551,5 +587,6 @@ fn image(runtime: Runtime) -> ImageInfo {
         tag: format!("isol8:{runtime}"),
         id: format!("sha256:{runtime}"),
         size_bytes: 1 << 20,
+        packages: Vec::new(),
     }
 }

@@ -99,6 +99,8 @@ pub struct Interpreter {
     pub parkable: bool,
     /// The file of certificate authorities inside, where one is configured.
     pub authorities: Option<String>,
+    /// Where an image of ours has modules for deno.
+    pub deno_dir: Option<String>,
 }
 
 impl Interpreter {
@@ -109,6 +111,7 @@ impl Interpreter {
             path: &self.path,
             network,
             authorities: self.authorities.as_deref(),
+            deno_dir: self.deno_dir.as_deref(),
         })
     }
 }
@@ -166,6 +169,30 @@ pub struct ImageInfo {
     pub id: String,
     /// Size on disk.
     pub size_bytes: u64,
+    /// Of a custom image, sorted; none in a base image.
+    pub packages: Vec<Package>,
+}
+
+/// An order for a custom image: a base image with packages in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomOrder {
+    /// Whose base image.
+    pub runtime: Runtime,
+    /// One at least.
+    pub packages: Vec<Package>,
+    /// Another name that the image gets, with its tag.
+    pub alias: Option<ImageName>,
+    /// Build even where it is there.
+    pub force: bool,
+}
+
+/// Which custom image is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// One with these packages and no others.
+    Exactly,
+    /// One with these packages among others.
+    AtLeast,
 }
 
 /// What [`Engine::build_image`] did.
@@ -247,6 +274,25 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         force: bool,
         progress: Progress<'_>,
     ) -> Result<Built, Failure>;
+
+    /// Builds a custom image on the base image that is there, or finds it.
+    ///
+    /// # Errors
+    /// `Unsupported` where there are no images; `ImageMissing` without the base.
+    async fn build_custom(
+        &self,
+        order: &CustomOrder,
+        progress: Progress<'_>,
+    ) -> Result<Built, Failure>;
+
+    /// A custom image on the base image that is there now. `None` where there is
+    /// none, and always on an engine without images.
+    async fn find_custom(
+        &self,
+        runtime: Runtime,
+        packages: &[Package],
+        fit: Fit,
+    ) -> Result<Option<ImageName>, Failure>;
 
     /// The images of ours.
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure>;

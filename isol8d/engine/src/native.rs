@@ -29,7 +29,8 @@ use isol8_core::{
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
 use crate::{
-    Built, Engine, Found, Health, ImageInfo, Interpreter, Place, Probe, Progress, Sandbox,
+    Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Place, Probe, Progress,
+    Sandbox,
     presence::{self, Presence},
     uids::UidRange,
 };
@@ -220,6 +221,26 @@ impl Engine for NativeEngine {
         )
     }
 
+    async fn build_custom(
+        &self,
+        _order: &CustomOrder,
+        _progress: Progress<'_>,
+    ) -> Result<Built, Failure> {
+        Err(Failure::new(
+            FailureKind::Unsupported,
+            "the native engine has no images",
+        ))
+    }
+
+    async fn find_custom(
+        &self,
+        _runtime: Runtime,
+        _packages: &[Package],
+        _fit: Fit,
+    ) -> Result<Option<ImageName>, Failure> {
+        Ok(None)
+    }
+
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
         Ok(Vec::new())
     }
@@ -248,6 +269,7 @@ impl NativeEngine {
                 path: installed.search_path(),
                 program: installed.program.to_string_lossy().into_owned(),
                 authorities: ground.place().authorities_inside(),
+                deno_dir: None,
             },
             listener: met.listener,
         })

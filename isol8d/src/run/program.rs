@@ -132,6 +132,7 @@ mod tests {
             path: "/usr/bin".to_owned(),
             parkable: true,
             authorities: None,
+            deno_dir: None,
         };
         Program::new(&request, &interpreter, true)
     }

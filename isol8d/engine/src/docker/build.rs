@@ -155,6 +155,7 @@ impl Inner {
             tag,
             id: found.id.clone().unwrap_or_default(),
             size_bytes: u64::try_from(found.size.unwrap_or(0)).unwrap_or(0),
+            packages: Vec::new(),
         };
         let built_on = image::label_of(&found, LABEL_BASE);
         let inputs = self.inputs(runtime, built_on).await?;
@@ -253,7 +254,7 @@ impl Inner {
     /// Removes the image that lost its tag to a newer one, unless a container
     /// still uses it: then it is tried again after the next build. Nothing else
     /// is looked for, since what people build on our images looks the same.
-    async fn sweep(&self, before: Option<String>) {
+    pub(super) async fn sweep(&self, before: Option<String>) {
         let mut outdated = self.images.take_outdated();
         outdated.extend(before);
         for id in outdated {

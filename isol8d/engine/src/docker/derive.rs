@@ -26,11 +26,11 @@ use super::{
 };
 use crate::{Progress, hardening::LABEL_MANAGED};
 
-mod leftovers;
+pub(super) mod leftovers;
 
 use leftovers::{Fate, LABEL_BUILD};
 
-const INSTALL: &str = include_str!("derive/install.sh");
+pub(super) const INSTALL: &str = include_str!("derive/install.sh");
 /// Counts up when the same packages would turn out in another way.
 const RECIPE: &str = "1";
 /// The packages, with spaces between. An image that has it is a derived one.

@@ -11,12 +11,17 @@ use std::{
 use bollard::{Docker, models::ImageInspect, query_parameters::ListImagesOptionsBuilder};
 use isol8_core::{
     failure::{Failure, FailureKind},
+    package::Package,
     runtime::Runtime,
-    sandbox::SandboxKey,
+    sandbox::{ImageName, SandboxKey},
 };
 use tokio::time::Instant;
 
-use super::client::{ASK, Asked, Client};
+use super::{
+    build::LABEL_INPUTS,
+    client::{ASK, Asked, Client},
+    custom::{DENO_FOLDER, LABEL_CUSTOM, is_custom_tag},
+};
 use crate::{
     ImageInfo, Interpreter, Progress,
     hardening::{LABEL_MANAGED, Volume},
@@ -43,12 +48,15 @@ pub(super) struct Image {
     pub(super) interpreter: Interpreter,
     /// Folders that it wants to be volumes.
     pub(super) volumes: Vec<String>,
+    /// What we noted of what it was made from; people's images inherit that.
+    pub(super) inputs: Option<String>,
 }
 
 /// What is known about images.
 #[derive(Debug, Default)]
 pub(super) struct Images {
     known: Mutex<HashMap<(String, Runtime), Known>>,
+    customs: Mutex<Option<(Instant, Arc<Vec<ImageInfo>>)>>,
     making: Mutex<HashMap<String, Arc<Making>>>,
     /// Ids of images of ours that a newer one replaced.
     outdated: Mutex<Vec<String>>,
@@ -74,20 +82,33 @@ impl Images {
         client: &Client,
         key: &SandboxKey,
     ) -> Result<Arc<Image>, Failure> {
-        let reference = reference_of(key)?;
-        let slot = (reference.clone(), key.runtime);
+        self.named(client, key.runtime, key.image.as_ref()).await
+    }
+
+    /// The image of this name, or the base image of the runtime.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`].
+    pub(super) async fn named(
+        &self,
+        client: &Client,
+        runtime: Runtime,
+        name: Option<&ImageName>,
+    ) -> Result<Arc<Image>, Failure> {
+        let reference = reference_of(runtime, name)?;
+        let slot = (reference.clone(), runtime);
         if let Some(image) = self.fresh(&slot) {
             return Ok(image);
         }
         let inspected = match inspect(client, &reference).await {
             Ok(inspected) => inspected,
-            Err(asked) if asked.is_missing() => return Err(missing(key, &reference)),
+            Err(asked) if asked.is_missing() => return Err(missing(name, &reference)),
             Err(asked) => return Err(asked.into()),
         };
-        if key.image.is_none() && !is_base(&inspected, key.runtime) {
-            return Err(missing(key, &reference).cause("what has that name was not made by isol8"));
+        if name.is_none() && !is_base(&inspected, runtime) {
+            return Err(missing(name, &reference).cause("what has that name was not made by isol8"));
         }
-        let image = Arc::new(Image::read(inspected, key.runtime, &reference)?);
+        let image = Arc::new(Image::read(inspected, runtime, &reference)?);
         let known = Known {
             image: Arc::clone(&image),
             seen: Instant::now(),
@@ -99,6 +120,28 @@ impl Images {
     /// Makes the next [`Images::resolve`] ask the engine.
     pub(super) fn forget(&self) {
         self.known().clear();
+        *self.listed() = None;
+    }
+
+    /// Every custom image.
+    ///
+    /// # Errors
+    /// Whatever asking the engine ends in.
+    pub(super) async fn customs(&self, client: &Client) -> Result<Arc<Vec<ImageInfo>>, Failure> {
+        if let Some((seen, all)) = &*self.listed()
+            && seen.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(all));
+        }
+        let mut all = list(client).await?;
+        all.retain(|image| is_custom_tag(&image.tag));
+        let all = Arc::new(all);
+        *self.listed() = Some((Instant::now(), Arc::clone(&all)));
+        Ok(all)
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Option<(Instant, Arc<Vec<ImageInfo>>)>> {
+        self.customs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes an image, one task at a time for each. Who waited for another and
@@ -161,9 +204,12 @@ impl Images {
 impl Image {
     fn read(inspected: ImageInspect, runtime: Runtime, reference: &str) -> Result<Self, Failure> {
         // Images that people build on ours inherit its labels, but not its name.
-        let ours = reference.starts_with(OWN_NAME)
+        // A custom image may be called by an alias and still has its name.
+        let mut tags = inspected.repo_tags.iter().flatten();
+        let ours = (reference.starts_with(OWN_NAME) || tags.any(|tag| is_custom_tag(tag)))
             && is_base(&inspected, runtime)
             && label_of(&inspected, LABEL_FOREIGN) != Some("1");
+        let inputs = label_of(&inspected, LABEL_INPUTS).map(str::to_owned);
         let config = inspected.config.unwrap_or_default();
         let volumes = config.volumes.unwrap_or_default();
         if let Some(path) = volumes
@@ -176,12 +222,14 @@ impl Image {
             )
             .hint("use an image without that VOLUME line"));
         }
-        let path = config
-            .env
-            .iter()
-            .flatten()
-            .find_map(|pair| pair.strip_prefix("PATH="))
-            .unwrap_or(DEFAULT_PATH);
+        let variable = |name| {
+            config
+                .env
+                .iter()
+                .flatten()
+                .find_map(|pair| pair.strip_prefix(name))
+        };
+        let path = variable("PATH=").unwrap_or(DEFAULT_PATH);
         let program = if ours {
             base_interpreter(runtime)
         } else {
@@ -192,6 +240,8 @@ impl Image {
             path: path.to_owned(),
             parkable: ours,
             authorities: None,
+            deno_dir: (ours && variable("DENO_DIR=") == Some(DENO_FOLDER))
+                .then(|| DENO_FOLDER.to_owned()),
         };
         let id = inspected.id.ok_or_else(|| {
             Failure::new(
@@ -203,6 +253,7 @@ impl Image {
             id,
             interpreter,
             volumes,
+            inputs,
         })
     }
 }
@@ -248,9 +299,9 @@ pub(super) async fn inspect(client: &Client, reference: &str) -> Result<ImageIns
 /// # Errors
 /// `InvalidRequest` for a name that would change which question is asked: names
 /// become part of a path.
-pub(super) fn reference_of(key: &SandboxKey) -> Result<String, Failure> {
-    let Some(name) = &key.image else {
-        return Ok(base_tag(key.runtime));
+pub(super) fn reference_of(runtime: Runtime, name: Option<&ImageName>) -> Result<String, Failure> {
+    let Some(name) = name else {
+        return Ok(base_tag(runtime));
     };
     let odd = |part: &str| part.is_empty() || part.bytes().all(|byte| byte == b'.');
     if name.as_str().split('/').any(odd) {
@@ -262,13 +313,16 @@ pub(super) fn reference_of(key: &SandboxKey) -> Result<String, Failure> {
     Ok(name.as_str().to_owned())
 }
 
-fn missing(key: &SandboxKey, reference: &str) -> Failure {
+fn missing(name: Option<&ImageName>, reference: &str) -> Failure {
     let failure = Failure::new(
         FailureKind::ImageMissing,
         format!("the image `{reference}` is not there"),
     );
-    match key.image {
+    match name {
         None => failure.hint("build it with `isol8 setup`"),
+        Some(_) if is_custom_tag(reference) => {
+            failure.hint("build it with `isol8 build` or `isol8 setup`")
+        }
         Some(_) => failure.hint(format!("get it with `docker pull {reference}`")),
     }
 }
@@ -290,6 +344,8 @@ pub(super) async fn list(client: &Client) -> Result<Vec<ImageInfo>, Failure> {
         let Some(runtime) = runtime.and_then(|name| name.parse::<Runtime>().ok()) else {
             continue;
         };
+        let own_packages = image.labels.get(LABEL_CUSTOM);
+        let packages = own_packages.map_or_else(Vec::new, |text| packages_of(runtime, text));
         let own = image
             .repo_tags
             .iter()
@@ -299,10 +355,21 @@ pub(super) async fn list(client: &Client) -> Result<Vec<ImageInfo>, Failure> {
             tag: tag.clone(),
             id: image.id.clone(),
             size_bytes: u64::try_from(image.size).unwrap_or(0),
+            // Images that were made from a custom one inherit its label.
+            packages: match is_custom_tag(tag) {
+                true => packages.clone(),
+                false => Vec::new(),
+            },
         }));
     }
     images.sort_by(|a, b| (a.runtime, &a.tag).cmp(&(b.runtime, &b.tag)));
     Ok(images)
+}
+
+/// The packages of a label; none where it is not as we write it.
+fn packages_of(runtime: Runtime, label: &str) -> Vec<Package> {
+    let texts: Vec<String> = serde_json::from_str(label).unwrap_or_default();
+    Package::parse_all(runtime, &texts).unwrap_or_default()
 }
 
 /// The shape that the option builders take.
@@ -314,24 +381,12 @@ pub(super) fn own_keys(filters: &HashMap<&str, Vec<String>>) -> HashMap<String, 
 #[cfg(test)]
 mod tests {
     use bollard::models::ImageConfig;
-    use isol8_core::{
-        quantity::ByteSize,
-        sandbox::{EngineKind, ImageName, Network},
-    };
 
     use super::*;
 
-    fn key(image: Option<&str>) -> SandboxKey {
-        SandboxKey {
-            engine: EngineKind::Docker,
-            runtime: Runtime::Node,
-            image: image.map(|name| ImageName::parse(name).unwrap()),
-            network: Network::None,
-            writable: false,
-            sandbox_size: ByteSize::mib(1),
-            tmp_size: ByteSize::mib(1),
-            layer: None,
-        }
+    fn reference(name: Option<&str>) -> Result<String, Failure> {
+        let name = name.map(|name| ImageName::parse(name).unwrap());
+        reference_of(Runtime::Node, name.as_ref())
     }
 
     fn inspected(labels: &[(&str, &str)], volumes: &[&str]) -> ImageInspect {
@@ -350,8 +405,8 @@ mod tests {
 
     #[test]
     fn names_that_would_leave_their_path_are_refused() {
-        let reference = |name| reference_of(&key(Some(name))).ok();
-        assert_eq!(reference_of(&key(None)).unwrap(), "isol8:node");
+        assert_eq!(reference(None).unwrap(), "isol8:node");
+        let reference = |name| reference(Some(name)).ok();
         assert_eq!(reference("node:24"), Some("node:24".into()));
         assert_eq!(
             reference("h:5000/a/b@sha256:1"),
@@ -392,6 +447,7 @@ mod tests {
             path: "/opt/bin:/bin".into(),
             parkable: false,
             authorities: None,
+            deno_dir: None,
         };
         assert_eq!(image.interpreter, expected);
         assert_eq!(image.volumes, ["/data"]);

@@ -10,6 +10,7 @@ mod bench;
 #[path = "../shared/mod.rs"]
 mod shared;
 
+mod custom;
 mod images;
 mod life;
 mod network;

@@ -194,6 +194,7 @@ fn packages_are_arguments_of_their_own() {
         path: "/usr/bin".to_owned(),
         parkable: false,
         authorities: Some("/run/ca.pem".to_owned()),
+        deno_dir: None,
     };
     let packages = Package::parse_all(Runtime::Bash, &["jq", "g++"]).expect("good packages");
     let order = Order {

@@ -18,6 +18,7 @@ use super::{
     super::{
         Inner,
         client::{ASK, Asked, Budget, REMOVE},
+        custom::is_custom_tag,
         image::{self, base_tag},
     },
     LABEL_PACKAGES, NAME_DIGITS,
@@ -25,7 +26,7 @@ use super::{
 
 /// The build that made it: on its containers, on each image of its steps, and on
 /// the last of them, which stays.
-pub(super) const LABEL_BUILD: &str = "isol8.build";
+pub(in crate::docker) const LABEL_BUILD: &str = "isol8.build";
 
 /// Derived images that stay, those used last. Each holds its packages and shares
 /// the rest with its base.
@@ -40,7 +41,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// How a build ended, for the task that clears up behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(in crate::docker) enum Fate {
     /// Its image is there.
     Made,
     /// The engine has stopped it.
@@ -52,7 +53,10 @@ pub(super) enum Fate {
 impl Inner {
     /// Starts a task that clears up behind a build, also when the future that
     /// waits for the build is dropped, and with it the sender.
-    pub(super) fn watch(self: &Arc<Self>, build: RunId) -> (oneshot::Sender<Fate>, JoinHandle<()>) {
+    pub(in crate::docker) fn watch(
+        self: &Arc<Self>,
+        build: RunId,
+    ) -> (oneshot::Sender<Fate>, JoinHandle<()>) {
         let (tell, told) = oneshot::channel();
         let inner = Arc::clone(self);
         let span = tracing::debug_span!("build", %build);
@@ -96,7 +100,11 @@ impl Inner {
     async fn clear_once(&self, build: &str) -> Result<usize, Asked> {
         let mark = format!("{LABEL_BUILD}={build}");
         let images = self.images_with(&mark, true).await?;
-        if images.iter().any(|image| own_tag(image).is_some()) {
+        let is_custom = |image: &ImageSummary| image.repo_tags.iter().any(|tag| is_custom_tag(tag));
+        if images
+            .iter()
+            .any(|image| own_tag(image).is_some() || is_custom(image))
+        {
             // It was whole before anybody turned away.
             return Ok(0);
         }
