@@ -10,7 +10,7 @@ use crate::rig::{PLENTY, Rig, bash, plain};
 
 const QUIET: Duration = Duration::from_millis(300);
 
-fn order(path: &str) -> Fetch {
+pub(crate) fn order(path: &str) -> Fetch {
     Fetch {
         path: path.to_owned().into(),
         max_bytes: PLENTY,
@@ -21,12 +21,12 @@ fn order(path: &str) -> Fetch {
 }
 
 #[derive(Debug, Default)]
-struct Tree {
-    entries: Vec<(Entry, Vec<u8>)>,
+pub(crate) struct Tree {
+    pub(crate) entries: Vec<(Entry, Vec<u8>)>,
 }
 
 impl Tree {
-    fn take(&mut self, message: from_init::Message) -> Option<Result<Fetched, Failed>> {
+    pub(crate) fn take(&mut self, message: from_init::Message) -> Option<Result<Fetched, Failed>> {
         match message {
             from_init::Message::Entry(entry) => self.entries.push((entry, Vec::new())),
             from_init::Message::EntryData(bytes) => {
@@ -42,7 +42,7 @@ impl Tree {
         None
     }
 
-    fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         let line = |(entry, data): &(Entry, Vec<u8>)| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let what = match entry.kind() {
@@ -64,7 +64,7 @@ impl Tree {
     }
 }
 
-fn fetch(rig: &mut Rig, order: Fetch) -> (Tree, Result<Fetched, Failed>) {
+pub(crate) fn fetch(rig: &mut Rig, order: Fetch) -> (Tree, Result<Fetched, Failed>) {
     rig.send(to_init::Message::Fetch(order));
     let mut tree = Tree::default();
     loop {

@@ -2,7 +2,7 @@
 
 use isol8_proto::init::{FailureKind, File, from_init, to_init};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, bash};
 
 #[test]
 fn a_file_arrives_with_its_folders_and_mode() {
@@ -108,4 +108,63 @@ fn a_piece_without_a_beginning_is_refused() {
     }));
     assert!(matches!(rig.recv(), from_init::Message::Failed(_)));
     assert_eq!(rig.bash("ls -A").stdout, "");
+}
+
+#[test]
+fn a_reader_sees_the_old_file_or_the_whole_new_one() {
+    let mut rig = Rig::start();
+    rig.put("f", &[1; 100_000]).expect("written");
+    rig.start_command(bash(
+        "until [ -e stop ]; do
+           case $(wc -c < f) in 100000|700000) ;; *) echo part;; esac
+         done",
+    ));
+    for round in 0..40 {
+        let size = if round % 2 == 0 { 700_000 } else { 100_000 };
+        assert_eq!(rig.put("f", &vec![1; size]), Ok(size as u64));
+    }
+    rig.put("stop", b"").expect("written");
+    let outcome = rig.outcome();
+    assert_eq!((&*outcome.stdout, &*outcome.stderr), ("", ""));
+}
+
+#[test]
+fn a_file_that_is_not_finished_is_gone_with_the_next() {
+    let mut rig = Rig::start();
+    rig.put("f", b"old").expect("written");
+    for path in ["f", "g"] {
+        rig.send(to_init::Message::File(File {
+            path: path.into(),
+            data: "half".into(),
+            ..File::default()
+        }));
+    }
+    rig.put("h", b"whole").expect("written");
+    assert_eq!(rig.bash("ls -A; cat f").stdout, "f\nh\nold");
+}
+
+#[test]
+fn what_takes_the_place_of_a_file_meanwhile_is_not_replaced() {
+    let mut rig = Rig::start();
+    for make in ["mkdir f", "ln -s /etc/passwd f", "mkfifo f"] {
+        let piece = |append| {
+            to_init::Message::File(File {
+                path: "f".into(),
+                data: "piece".into(),
+                append,
+                last: append,
+                ..File::default()
+            })
+        };
+        rig.send(piece(false));
+        rig.bash(make);
+        rig.send(piece(true));
+        match rig.recv() {
+            from_init::Message::Failed(failed) => {
+                assert_eq!((failed.kind(), failed.files), (FailureKind::BadPath, true));
+            }
+            other => panic!("{make}: expected Failed, got {other:?}"),
+        }
+        assert_eq!(rig.bash("ls -A; rm -r f").stdout, "f\n");
+    }
 }

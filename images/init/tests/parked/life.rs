@@ -242,3 +242,28 @@ fn the_end_of_the_stream_ends_a_parked_interpreter() {
         .all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))));
     assert!(start.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn it_goes_on_waiting_when_its_daemon_is_gone() {
+    let mut rig = Rig::lasting();
+    assert!(rig.prepare(Some(parked_python())));
+    assert!(rig.meet_again().parked);
+    rig.put("main.py", b"print('still there')")
+        .expect("written");
+    assert!(rig.exec(use_parked(python())).expect("started"));
+    assert_eq!(rig.outcome().stdout, "still there\n");
+    assert!(!rig.meet_again().parked);
+}
+
+#[test]
+fn an_order_of_a_daemon_that_is_gone_does_not_use_it_up() {
+    let mut rig = Rig::lasting();
+    // Never says that it waits.
+    rig.send(to_init::Message::Prepare(Prepare {
+        parked: Some(bash("sleep 60")),
+        ..Prepare::default()
+    }));
+    rig.send(to_init::Message::Exec(use_parked(bash("touch started"))));
+    assert!(rig.meet_again().parked);
+    assert_eq!(rig.bash("ls").stdout, "");
+}

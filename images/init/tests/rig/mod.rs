@@ -17,8 +17,12 @@ use std::{
 };
 
 use isol8_proto::init::{
-    Command, Credit, EnvVar, Exec, Exited, Failed, File, FromInit, Prepare, Signal, ToInit,
-    exited::How, from_init, to_init,
+    Command, Credit, EnvVar, Exec, Exited, Failed, File, FromInit, Hello, Prepare, Root, Signal,
+    ToInit, exited::How, from_init, to_init,
+};
+use nix::{
+    sys::signal::{Signal::SIGKILL, kill},
+    unistd::Pid,
 };
 use prost::Message as _;
 
@@ -37,7 +41,7 @@ pub(crate) struct Rig {
     jail: Child,
     link: UnixStream,
     pending: VecDeque<u8>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// How a program ended and what it wrote.
@@ -50,8 +54,13 @@ pub(crate) struct Outcome {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // The kernel ends what is in the namespace with it.
+        // The kernel ends what is in the namespace with it. An init that lasts
+        // would not mind that it is alone.
+        let inside = descendants(self.jail.id());
         let _it_may_be_gone = self.jail.kill();
+        for pid in inside.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+            let _it_may_be_gone = kill(Pid::from_raw(pid), SIGKILL);
+        }
         let _nothing_to_do = self.jail.wait();
     }
 }
@@ -105,9 +114,41 @@ impl Rig {
         Self::start_with(&[], &[])
     }
 
+    /// The same, in a sandbox that outlives its stream.
+    pub(crate) fn lasting() -> Self {
+        let (rig, hello) = Self::start_as(&["--lasting"]);
+        assert!(hello.lasting && hello.token.is_empty(), "{hello:?}");
+        rig
+    }
+
     /// The same, with more options for bubblewrap and a command inside that
     /// execs init.
     pub(crate) fn start_with(options: &[&str], before: &[&str]) -> Self {
+        let mut rig = Self::launch(options, before, &[]);
+        let hello = rig.hello();
+        assert!(!hello.lasting && !hello.parked, "{hello:?}");
+        rig
+    }
+
+    /// The same, with arguments for init itself.
+    pub(crate) fn start_as(args: &[&str]) -> (Self, Hello) {
+        let mut rig = Self::launch(&[], &[], args);
+        let hello = rig.hello();
+        (rig, hello)
+    }
+
+    fn hello(&mut self) -> Hello {
+        match self.recv() {
+            from_init::Message::Hello(hello) => {
+                assert_eq!(hello.protocol, 1);
+                hello
+            }
+            other => panic!("init began with {other:?}"),
+        }
+    }
+
+    /// Init in a jail of its own that has dialled.
+    pub(crate) fn launch(options: &[&str], before: &[&str], args: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
@@ -131,20 +172,44 @@ impl Rig {
             .arg("--")
             .args(before)
             .args(["/isol8/kit/init", "/isol8/link/sock"])
+            .args(args)
             .stdin(Stdio::null())
             .spawn()
             .expect("these tests need bubblewrap: install `bubblewrap`");
-        let mut rig = Self {
+        Self {
             jail,
             link: accept(&listener),
             pending: VecDeque::new(),
-            _folder: folder,
-        };
-        match rig.recv() {
-            from_init::Message::Hello(hello) => assert_eq!(hello.protocol, 1),
-            other => panic!("init began with {other:?}"),
+            folder,
         }
-        rig
+    }
+
+    /// Listens anew where init dials.
+    pub(crate) fn listen(&self) -> UnixListener {
+        let socket = self.folder.path().join("sock");
+        fs::remove_file(&socket).expect("the socket of before");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        fs::set_permissions(&socket, Permissions::from_mode(0o777)).expect("a mode");
+        listener
+    }
+
+    /// Loses the stream if it is still there, and is dialled again.
+    pub(crate) fn meet_again(&mut self) -> Hello {
+        self.hang_up();
+        self.link = accept(&self.listen());
+        self.pending.clear();
+        self.hello()
+    }
+
+    /// The stream itself, for what is not a frame.
+    pub(crate) const fn link(&self) -> &UnixStream {
+        &self.link
+    }
+
+    /// Takes the next stream.
+    pub(crate) fn take_call(&mut self, listener: &UnixListener) {
+        self.link = accept(listener);
+        self.pending.clear();
     }
 
     /// Id of the jail's outermost process on the host.
@@ -173,9 +238,7 @@ impl Rig {
 
     /// Ends the stream.
     pub(crate) fn hang_up(&mut self) {
-        self.link
-            .shutdown(std::net::Shutdown::Both)
-            .expect("a stream");
+        let _it_may_have_ended = self.link.shutdown(std::net::Shutdown::Both);
     }
 
     pub(crate) fn recv(&mut self) -> from_init::Message {
@@ -233,8 +296,25 @@ impl Rig {
         }
     }
 
+    /// Sends a command about files that is answered by `Done`.
+    pub(crate) fn order(&mut self, order: to_init::Message) -> Result<(), Failed> {
+        self.send(order);
+        match self.recv() {
+            from_init::Message::Done(_) => Ok(()),
+            from_init::Message::Failed(failed) => {
+                assert!(failed.files, "{failed:?}");
+                Err(failed)
+            }
+            other => panic!("expected Done, got {other:?}"),
+        }
+    }
+
     /// Puts a file below /sandbox.
     pub(crate) fn put(&mut self, path: &str, data: &[u8]) -> Result<u64, Failed> {
+        self.put_below(Root::Sandbox, path, data)
+    }
+
+    pub(crate) fn put_below(&mut self, root: Root, path: &str, data: &[u8]) -> Result<u64, Failed> {
         let mut pieces: Vec<_> = data.chunks(512 << 10).collect();
         if pieces.is_empty() {
             pieces.push(&[]);
@@ -247,7 +327,7 @@ impl Rig {
                 append: index > 0,
                 last: index + 1 == count,
                 mode: 0o644,
-                root: 0,
+                root: root.into(),
             }));
         }
         match self.recv() {
