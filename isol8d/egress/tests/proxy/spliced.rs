@@ -403,12 +403,15 @@ async fn close_in_the_middle_ends_it_and_leaves_nothing_open() {
         let proxy = Proxy::start(open(&[origin.port])).await;
         let mut stream = begin(&proxy, origin.port, is_plain).await;
         read_much(&mut stream, &before).await;
-        let reader = tokio::spawn(async move {
+        let read = async {
             let mut sink = vec![0; 1 << 20];
             while stream.read(&mut sink).await.is_ok_and(|count| count > 0) {}
-        });
-        tokio::time::sleep(Duration::from_micros(pause_us)).await;
-        let totals = timeout(PATIENCE, proxy.gate.close()).await.unwrap();
+        };
+        let close = async {
+            tokio::time::sleep(Duration::from_micros(pause_us)).await;
+            timeout(PATIENCE, proxy.gate.close()).await.unwrap()
+        };
+        let (totals, ()) = tokio::join!(close, read);
         let record = proxy.record().await;
         assert_allowed(&record, "cut off: the run ended");
         assert_eq!(
@@ -416,7 +419,6 @@ async fn close_in_the_middle_ends_it_and_leaves_nothing_open() {
             (record.bytes_in, record.bytes_out)
         );
         assert_eq!(before.made(), 0);
-        reader.await.unwrap();
     }
 }
 

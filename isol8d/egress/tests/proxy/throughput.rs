@@ -66,6 +66,7 @@ async fn plain(proxy: &Proxy, port: u16) -> f64 {
     mib_per_second(&mut stream).await
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are for whoever asks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_not_the_slowest_part() {
     let origin = flood().await;
