@@ -35,6 +35,12 @@ const METADATA_NAMES: [&str; 6] = [
 /// Where most metadata services live: who opens it opens the names.
 const METADATA_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254));
 
+/// What `localhost` and every name below it stand for (RFC 6761), whatever a
+/// resolver answers: ours may not know them, and an upstream proxy that does
+/// would reach its own machine.
+const LOCALHOST: &str = "localhost";
+const LOCALHOST_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 /// The rules as text, as they travel between processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -201,6 +207,9 @@ impl Rules {
                     Err(_) => Err(Refusal::MetadataName),
                 }
             }
+            Host::Name(name) if is_localhost(name.as_str()) => {
+                self.judge_address(LOCALHOST_ADDRESS)
+            }
             Host::Name(_) => Ok(()),
         }
     }
@@ -214,6 +223,11 @@ impl Rules {
         address::permitted(address, &self.allow_private)
             .map_err(|class| Refusal::Address { address, class })
     }
+}
+
+fn is_localhost(name: &str) -> bool {
+    let before = name.strip_suffix(LOCALHOST);
+    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 fn parsed<P>(

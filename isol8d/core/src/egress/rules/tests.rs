@@ -152,6 +152,23 @@ fn metadata_names_need_the_operator() {
 }
 
 #[test]
+fn names_of_this_machine_need_the_operator() {
+    let mut filter = filter(&[".*"], &[]);
+    for name in ["localhost", "LOCALHOST.", "a.localhost", "a.b.localhost."] {
+        let refused = judge(&filter, name, 80);
+        assert!(
+            matches!(refused, Err(Refusal::Address { class, .. }) if class == AddressClass::Loopback),
+            "{name}: {refused:?}"
+        );
+    }
+    for name in ["notlocalhost", "localhost.example.com"] {
+        assert_eq!(judge(&filter, name, 80), Ok(()));
+    }
+    filter.allow_private = vec!["127.0.0.0/8".parse().unwrap()];
+    assert_eq!(judge(&filter, "a.localhost", 80), Ok(()));
+}
+
+#[test]
 fn one_wrong_entry_spoils_the_filter() {
     for (allow, deny, list, index) in [
         (&["a", "("][..], &[][..], List::Allow, 1),
