@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use isol8_proto::init::{Failed, FailureKind, File, Folder, Remove, Root, from_init, to_init};
+use isol8_proto::init::{
+    Failed, FailureKind, File, Folder, Remove, Root, Signal, from_init, to_init,
+};
 
 use crate::rig::{Rig, bash};
 
@@ -132,12 +134,14 @@ fn a_wide_tree_is_removed_between_other_commands() {
         ""
     );
     rig.start_command(bash("exec sleep 60"));
-    rig.send(to_init::Message::Remove(Remove {
-        path: "t".into(),
-        recursive: true,
-        ..Remove::default()
-    }));
-    rig.signal(9);
+    rig.send_together([
+        to_init::Message::Remove(Remove {
+            path: "t".into(),
+            recursive: true,
+            ..Remove::default()
+        }),
+        to_init::Message::Signal(Signal { number: 9 }),
+    ]);
     // The program's end is told while much is still there.
     assert!(matches!(rig.recv(), from_init::Message::Exited(_)));
     let start = Instant::now();
@@ -154,13 +158,13 @@ fn a_wide_tree_is_removed_between_other_commands() {
 fn two_trees_at_a_time_are_refused() {
     let mut rig = Rig::start();
     rig.bash("mkdir -p t u; touch t/{1..1000}");
-    for path in ["t", "u"] {
-        rig.send(to_init::Message::Remove(Remove {
+    rig.send_together(["t", "u"].map(|path| {
+        to_init::Message::Remove(Remove {
             path: path.into(),
             recursive: true,
             ..Remove::default()
-        }));
-    }
+        })
+    }));
     match rig.recv() {
         from_init::Message::Failed(failed) => {
             assert_eq!((failed.errno, failed.files), (libc::EBUSY, true));

@@ -14,9 +14,6 @@ use crate::{
     rig::{Rig, bash, plain, wait_for},
 };
 
-/// Names of the commands that sleep, one a line.
-const SLEEPERS: &str = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' 2>/dev/null < $f; echo; done | grep '^sleep' | sort";
-
 #[test]
 fn what_was_in_flight_ends_and_what_was_left_before_lives() {
     let mut rig = Rig::lasting();
@@ -46,7 +43,7 @@ fn what_was_in_flight_ends_and_what_was_left_before_lives() {
 
     let hello = rig.meet_again();
     assert!(hello.lasting);
-    assert_eq!(rig.bash(SLEEPERS).stdout, "sleep 70 \n");
+    rig.sleepers_become("sleep 70 \n");
     assert_eq!(rig.bash("ls -A").stdout, "");
 }
 

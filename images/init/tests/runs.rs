@@ -10,10 +10,6 @@ fn kill_run(rig: &mut Rig) {
     rig.send(to_init::Message::KillRun(KillRun {}));
 }
 
-/// Names of the commands that sleep, one a line.
-const SLEEPERS: &str = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' 2>/dev/null < $f; echo; done \
-     | grep '^sleep' | sort";
-
 #[test]
 fn what_a_run_has_started_dies_and_what_is_detached_lives() {
     let mut rig = Rig::start();
@@ -33,7 +29,7 @@ fn what_a_run_has_started_dies_and_what_is_detached_lives() {
     rig.wait_for_output("ready\n");
     kill_run(&mut rig);
     assert_eq!(rig.outcome().how, Some(How::Signal(9)));
-    assert_eq!(rig.bash(SLEEPERS).stdout, "sleep 70 \nsleep 75 \n");
+    rig.sleepers_become("sleep 70 \nsleep 75 \n");
 }
 
 #[test]
@@ -56,7 +52,7 @@ fn a_fork_bomb_is_a_run_like_others() {
     );
     let alone = "until set -- /proc/[0-9]*; [ $# -le 3 ]; do :; done; echo alone";
     assert_eq!(rig.bash(alone).stdout, "alone\n");
-    assert_eq!(rig.bash(SLEEPERS).stdout, "sleep 70 \n");
+    rig.sleepers_become("sleep 70 \n");
 }
 
 #[test]
@@ -64,7 +60,7 @@ fn without_a_run_nothing_happens() {
     let mut rig = Rig::start();
     rig.bash("sleep 70 >/dev/null 2>&1 & disown");
     kill_run(&mut rig);
-    assert_eq!(rig.bash(SLEEPERS).stdout, "sleep 70 \n");
+    rig.sleepers_become("sleep 70 \n");
 }
 
 #[test]

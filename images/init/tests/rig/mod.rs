@@ -223,12 +223,13 @@ impl Rig {
 
     /// Sends to an init that may be ending because of what it was sent.
     pub(crate) fn try_send(&mut self, message: to_init::Message) -> io::Result<()> {
-        let body = ToInit {
-            message: Some(message),
-        }
-        .encode_to_vec();
-        let head = u32::try_from(body.len()).expect("a frame").to_le_bytes();
-        self.link.write_all(&[&head[..], &body].concat())
+        self.link.write_all(&frame(message))
+    }
+
+    /// Sends messages that init hears at once.
+    pub(crate) fn send_together(&mut self, messages: impl IntoIterator<Item = to_init::Message>) {
+        let frames: Vec<u8> = messages.into_iter().flat_map(frame).collect();
+        self.send_raw(&frames);
     }
 
     /// Sends bytes that are no message.
@@ -370,6 +371,20 @@ impl Rig {
         self.outcome()
     }
 
+    /// Waits until these commands that sleep are there and no others, one a line:
+    /// what was killed may still be on its way out.
+    #[track_caller]
+    pub(crate) fn sleepers_become(&mut self, expected: &str) {
+        let script = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' 2>/dev/null < $f; echo; done \
+             | grep '^sleep' | sort";
+        let mut there = String::new();
+        wait_for(|| {
+            there = self.bash(script).stdout;
+            there == expected
+        });
+        assert_eq!(there, expected);
+    }
+
     /// Collects output until the program has ended.
     pub(crate) fn outcome(&mut self) -> Outcome {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -416,6 +431,15 @@ impl Rig {
             data: 0,
         }));
     }
+}
+
+fn frame(message: to_init::Message) -> Vec<u8> {
+    let body = ToInit {
+        message: Some(message),
+    }
+    .encode_to_vec();
+    let head = u32::try_from(body.len()).expect("a frame").to_le_bytes();
+    [&head[..], &body].concat()
 }
 
 fn accept(listener: &UnixListener) -> UnixStream {
