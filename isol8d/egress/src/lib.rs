@@ -12,8 +12,10 @@
 //!
 //! Reading order: what is asked ([`head`]; pure), who may go on ([`gate`],
 //! `session`), one request (`exchange`, `service`, `route`), the ways out
-//! ([`net`], [`resolver`], [`upstream`], `hello`, `tunnel`), and what holds it
-//! together (`lane`, `guarded`, `answer`, `connection`, [`serve`]).
+//! ([`net`], [`resolver`], [`upstream`], `hello`, `tunnel`), how bytes pass
+//! (`meter`, `flow`, `pipe`, and `origin` and `rest` for an answer that is too
+//! long for hyper to copy), and what holds it together (`lane`, `guarded`,
+//! `answer`, `connection`, [`serve`]).
 //!
 //! A tunnel carries TLS only, and TLS for the host that was judged: the name
 //! in its first message must be the target of the CONNECT. What an encrypted
