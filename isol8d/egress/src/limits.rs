@@ -31,6 +31,14 @@ pub const IDLE: Duration = Duration::from_secs(60);
 /// Servers that compute before they answer are given five minutes.
 pub const STALL: Duration = Duration::from_secs(300);
 
+/// Lookups of one sandbox at a time. Each may hang for as long as the system's
+/// resolver takes, which whoever owns a name can bring about: sixteen sandboxes
+/// that do nothing else would be needed to use up those of the process.
+pub const LOOKUPS: usize = 8;
+
+/// Lookups of all sandboxes together.
+pub const LOOKUPS_IN_ALL: usize = 128;
+
 /// How long a tunnel's first TLS message may take.
 pub const HELLO: Duration = Duration::from_secs(10);
 
@@ -68,6 +76,8 @@ pub const CLOSE: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// See [`CONNECTIONS`].
     pub connections: usize,
+    /// See [`LOOKUPS`].
+    pub lookups: usize,
     /// See [`PIPES`].
     pub pipes: usize,
     /// See [`HEAD`].
@@ -98,6 +108,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: CONNECTIONS,
+            lookups: LOOKUPS,
             pipes: PIPES,
             head: HEAD,
             idle: IDLE,

@@ -150,12 +150,16 @@ impl Net {
         &self,
         upstream: &Upstream,
         limits: &Limits,
+        share: &Arc<Semaphore>,
     ) -> Result<Link, String> {
         let said = |what: &str| format!("upstream proxy: {what}");
         let addresses = match &upstream.host {
             Host::Address(address) => vec![*address],
             Host::Name(name) => {
-                let found = self.resolver.addresses(name.as_str(), limits.resolve).await;
+                let found = self
+                    .resolver
+                    .addresses(name.as_str(), limits.resolve, share)
+                    .await;
                 found.map_err(said)?
             }
         };

@@ -26,6 +26,7 @@ use tokio::{
 use crate::{
     confine::{self, ConfineError, Confined},
     control::{self, ControlError, Hello, News, Order, TrafficId, check_listener},
+    limits,
     net::{Net, NetError},
     resolver::Resolver,
     upstream::{Bypass, InvalidUpstream, Upstream},
@@ -40,8 +41,10 @@ use traffic::Step;
 /// would take cores from the sandboxes.
 const MOST_WORKERS: usize = 4;
 
-/// Threads that look names up, one each for what the resolver lets go on.
-const LOOKUP_THREADS: usize = 64;
+/// Threads that may wait: one each for what the resolver lets go on, and some
+/// that are never a lookup's. Policies are compiled on these, and the daemon
+/// takes a process that does not answer for dead.
+const BLOCKING_THREADS: usize = limits::LOOKUPS_IN_ALL + 8;
 
 /// The longest file of authorities, in bytes: ten times what a host has.
 const MAX_AUTHORITIES_BYTES: u64 = 4 << 20;
@@ -84,7 +87,7 @@ pub fn main(uid: Option<u32>) -> Result<(), ProcessError> {
     let (confined, workers) = confine(uid)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
-        .max_blocking_threads(LOOKUP_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("egress")
         .enable_all()
         .build()

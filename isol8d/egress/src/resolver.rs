@@ -10,9 +10,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-/// Lookups of all sandboxes at a time. Each holds a thread for as long as the
-/// system's resolver takes, even when nobody waits for it any more.
-const LOOKUPS: usize = 64;
+use crate::limits::LOOKUPS_IN_ALL;
 
 /// The most addresses of one name that are looked at.
 const MAX_ADDRESSES: usize = 32;
@@ -23,6 +21,8 @@ type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Se
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Option<Arc<Lookup>>,
+    /// Each lookup holds a thread for as long as the system's resolver takes,
+    /// even when nobody waits for it any more.
     permits: Arc<Semaphore>,
 }
 
@@ -42,7 +42,7 @@ impl Resolver {
     pub fn system() -> Self {
         Self {
             lookup: None,
-            permits: Arc::new(Semaphore::new(LOOKUPS)),
+            permits: Arc::new(Semaphore::new(LOOKUPS_IN_ALL)),
         }
     }
 
@@ -54,12 +54,12 @@ impl Resolver {
     {
         Self {
             lookup: Some(Arc::new(lookup)),
-            permits: Arc::new(Semaphore::new(LOOKUPS)),
+            permits: Arc::new(Semaphore::new(LOOKUPS_IN_ALL)),
         }
     }
 
     /// The addresses of a canonical name, in the order to try them, without
-    /// doubles. Never empty.
+    /// doubles. Never empty. `share` is what the sandbox has of the lookups.
     ///
     /// # Errors
     /// A reason in a few words; `limit` includes waiting for a free thread.
@@ -67,8 +67,9 @@ impl Resolver {
         &self,
         name: &str,
         limit: Duration,
+        share: &Arc<Semaphore>,
     ) -> Result<Vec<IpAddr>, &'static str> {
-        match timeout(limit, self.ask(name.to_owned())).await {
+        match timeout(limit, self.ask(name.to_owned(), share)).await {
             Err(_) => Err("the name did not resolve in time"),
             Ok(Err(_)) => Err("the name does not resolve"),
             Ok(Ok(found)) => {
@@ -87,9 +88,11 @@ impl Resolver {
         }
     }
 
-    async fn ask(&self, name: String) -> io::Result<Vec<IpAddr>> {
-        let permits = Arc::clone(&self.permits);
-        let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
+    async fn ask(&self, name: String, share: &Arc<Semaphore>) -> io::Result<Vec<IpAddr>> {
+        let permit = |of: &Arc<Semaphore>| Arc::clone(of).acquire_owned();
+        // Its own first: who waits for that one is in nobody's way.
+        let own = permit(share).await.map_err(io::Error::other)?;
+        let permit = (own, permit(&self.permits).await.map_err(io::Error::other)?);
         if let Some(lookup) = &self.lookup {
             let _permit = permit;
             return lookup(name).await;

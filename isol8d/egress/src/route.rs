@@ -70,7 +70,7 @@ impl Ask<'_> {
             Host::Name(name) => {
                 self.net
                     .resolver
-                    .addresses(name.as_str(), limits.resolve)
+                    .addresses(name.as_str(), limits.resolve, &self.session.lookups)
                     .await
             }
         };
@@ -106,7 +106,11 @@ impl Ask<'_> {
         let limits = &self.session.limits;
         if let Host::Name(name) = self.host {
             let limit = limits.resolve_beside_upstream;
-            let found = self.net.resolver.addresses(name.as_str(), limit).await;
+            let found = self
+                .net
+                .resolver
+                .addresses(name.as_str(), limit, &self.session.lookups)
+                .await;
             let found = found.unwrap_or_default();
             let rules = self.rules()?;
             found
@@ -116,7 +120,10 @@ impl Ask<'_> {
         }
         let authorization = upstream.authorization.clone();
         let dial = async {
-            let mut link = self.net.dial_upstream(upstream, limits).await?;
+            let mut link = self
+                .net
+                .dial_upstream(upstream, limits, &self.session.lookups)
+                .await?;
             if self.is_tunnel {
                 ask_for_tunnel(&mut link, self.host, self.port, authorization.as_ref()).await?;
             }

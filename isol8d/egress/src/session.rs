@@ -32,6 +32,8 @@ pub(crate) struct Session {
     /// Every connection, and every exchange with an origin.
     pub(crate) tasks: TaskTracker,
     pub(crate) connections: Arc<Semaphore>,
+    /// Its share of the lookups.
+    pub(crate) lookups: Arc<Semaphore>,
     pub(crate) pipes: Arc<Semaphore>,
     requests: AtomicU64,
     blocked: AtomicU64,
@@ -50,6 +52,7 @@ impl Session {
         tasks.close();
         Self {
             connections: Arc::new(Semaphore::new(limits.connections)),
+            lookups: Arc::new(Semaphore::new(limits.lookups)),
             pipes: Arc::new(Semaphore::new(limits.pipes)),
             limits,
             rules: watch::Sender::new(rules),
