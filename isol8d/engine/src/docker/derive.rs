@@ -251,11 +251,10 @@ fn install_failed(origin: &Origin, broken: &Broken) -> Failure {
     let causes = &broken.failure.causes;
     let killed = causes.iter().any(|cause| cause.contains(KILLED));
     let failure = causes.iter().fold(failure, Failure::cause);
-    if killed {
-        failure.hint("it may need more memory: try `--memory 1g`")
-    } else {
-        failure
-    }
+    failure.hint(match killed {
+        true => "it may need more memory: try `--memory 1g`",
+        false => "check the names: they are those of the image's own package manager",
+    })
 }
 
 fn quoted(packages: &[Package]) -> String {
@@ -333,7 +332,7 @@ mod tests {
             usual.causes,
             ["the last lines were:\nE: no such package", "code: 100"]
         );
-        assert_eq!(usual.hint, None);
+        assert!(usual.hint.unwrap().contains("names"));
         let killed = failed(broken(FailureKind::EngineRefused, KILLED, true));
         assert!(killed.hint.unwrap().contains("--memory"));
         let late = failed(broken(FailureKind::EngineTimeout, "", false));
