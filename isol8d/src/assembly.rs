@@ -25,7 +25,7 @@ use crate::{
     daemon::Parts,
     doctor,
     egress::EgressSettings,
-    kit,
+    kit, layers,
     paths::{Paths, Wishes, unusable},
     roster::Roster,
 };
@@ -74,17 +74,12 @@ pub fn configuration(named: Option<PathBuf>) -> Result<(Config, String), Failure
 }
 
 fn check_supported(config: &Config) -> Result<(), Failure> {
-    let not_yet = |key: &str| {
-        let message = format!("`{key}` of the configuration is not there yet");
-        Err(Failure::new(FailureKind::NotYet, message).hint(format!("leave `{key}` out")))
-    };
-    if config.seccomp != Seccomp::Strict {
-        return not_yet("security.seccomp");
+    if config.seccomp == Seccomp::Strict {
+        return Ok(());
     }
-    if config.audit.enabled {
-        return not_yet("audit.enabled");
-    }
-    Ok(())
+    let key = "security.seccomp";
+    let message = format!("`{key}` of the configuration is not there yet");
+    Err(Failure::new(FailureKind::NotYet, message).hint(format!("leave `{key}` out")))
 }
 
 /// Makes folders, kit and engines. Engines that cannot be set up are left out
@@ -142,6 +137,7 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         runtime_dir: paths.runtime_dir,
         state_dir: paths.state_dir,
         roster,
+        install_room: layers::retention::MOST_BYTES,
         egress,
         presence: Some(presence),
     })

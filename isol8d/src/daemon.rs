@@ -73,6 +73,8 @@ pub struct Parts {
     pub state_dir: PathBuf,
     /// Its engines.
     pub roster: Roster,
+    /// Bytes that all installed packages may take together.
+    pub install_room: u64,
     /// How filtered networks reach the world.
     pub egress: EgressSettings,
     /// Tells other daemons that this one lives.
@@ -130,6 +132,7 @@ impl Daemon {
                 mounted: parts.roster.mounted(),
                 network: parts.config.network.clone(),
                 tasks: tasks.clone(),
+                room: parts.install_room,
             },
         );
         Ok(Arc::new(Self {

@@ -50,7 +50,7 @@ mod fetch;
 mod index;
 mod name;
 pub(crate) mod registries;
-mod retention;
+pub(crate) mod retention;
 mod store;
 mod tree;
 
@@ -68,6 +68,8 @@ pub(crate) struct Means {
     pub(crate) mounted: Mounted,
     pub(crate) network: NetworkConfig,
     pub(crate) tasks: TaskTracker,
+    /// Bytes of all layers together.
+    pub(crate) room: u64,
 }
 
 /// What a run wants to be there.
@@ -116,7 +118,7 @@ struct Building {
     cancel: CancellationToken,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     index: Index,
     builds: HashMap<LayerName, Building>,
@@ -186,7 +188,7 @@ impl Layers {
     /// that can be used there are none, and every build says why.
     pub(crate) fn open(folder: PathBuf, means: Means) -> Self {
         let store = Store::new(folder);
-        let (mut index, registries) = (Index::default(), Registries::default());
+        let (mut index, registries) = (Index::new(means.room), Registries::default());
         match store.open() {
             Ok(stored) => {
                 for stored in stored {
@@ -290,7 +292,7 @@ impl Layers {
         v1::InstallCache {
             layers: u32::try_from(state.index.count()).unwrap_or(u32::MAX),
             bytes: state.index.bytes(),
-            limit_bytes: retention::MOST_BYTES,
+            limit_bytes: state.index.room(),
             hits: self.0.hits.load(Ordering::Relaxed),
             misses: self.0.misses.load(Ordering::Relaxed),
         }

@@ -12,7 +12,7 @@
 //! lease ends by [`Lease::release`], or by its drop, which only sends a note.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +25,7 @@ use isol8_core::{
     config::{Config, PoolStrategy},
     failure::{Failure, FailureKind},
     ids::SandboxId,
+    layer::LayerId,
     outcome::Counters,
     pool::{Policy, Ticket},
     sandbox::{EngineKind, Limits, SandboxKey},
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod gate;
 
+mod forget;
 mod make;
 mod owner;
 
@@ -257,6 +259,19 @@ impl PoolHandle {
     /// Keeps this kind warm from now on, also when nobody uses it. Does not wait.
     pub fn prewarm(&self, key: SandboxKey) {
         let _owner_gone = self.notes.send(Note::Prewarm { key });
+    }
+
+    /// Lets go of layers: no sandbox with one is kept for nobody from now on,
+    /// until somebody asks for one again. Waits until those that were kept are
+    /// gone; the caller bounds the time.
+    ///
+    /// # Cancellation
+    /// They go all the same.
+    pub async fn forget(&self, layers: BTreeSet<LayerId>) {
+        let (done, gone) = oneshot::channel();
+        let _owner_gone = self.notes.send(Note::Forget { layers, done });
+        // Without its task the pool keeps nothing.
+        let _gone = gone.await;
     }
 
     /// What the pool has now.

@@ -22,16 +22,21 @@
 //! lease takes over a refill that is under way, and what was being made for one
 //! that went away becomes warm.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     config::PoolConfig,
     failure::Failure,
     ids::SandboxId,
+    layer::LayerId,
     sandbox::{EngineKind, Limits, SandboxKey},
 };
 
 mod demand;
+mod forget;
 mod key;
 mod plan;
 mod state;
@@ -131,6 +136,12 @@ pub enum Event {
     Prewarm {
         /// The kind.
         key: SandboxKey,
+    },
+    /// Layers are about to be removed: sandboxes that nobody has leased let go of
+    /// them, and none are made for nobody until somebody asks again.
+    Forget {
+        /// Which.
+        layers: BTreeSet<LayerId>,
     },
     /// Whoever waited has gone.
     Cancel {

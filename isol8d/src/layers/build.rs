@@ -1,13 +1,16 @@
 //! The task that builds one layer.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use isol8_core::{
     failure::{Failure, FailureKind},
     package::Package,
     sandbox::EngineKind,
 };
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,6 +24,9 @@ use crate::{
     install::{self, Job, requests::Requests, site::Site, transcript::Transcript},
     pool::Lease,
 };
+
+/// Longer than destroying warm sandboxes takes.
+const FORGET_GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn broken() -> Failure {
     Failure::new(
@@ -164,6 +170,13 @@ async fn keep(
     written: Written,
 ) -> Result<Use, Failure> {
     let created = now();
+    let idle = shared.state().index.could_go(created, written.bytes);
+    if !idle.is_empty() {
+        // Sandboxes that wait for nobody must not keep layers. Where one does not
+        // go in time, its layer counts as used.
+        let forgotten = shared.means.pool.forget(idle);
+        drop(timeout(FORGET_GRACE, forgotten).await);
+    }
     let (going, id) = {
         let mut state = shared.state();
         // Under the lock: whoever finds a layer before holds it, and who comes

@@ -10,7 +10,7 @@ use isol8_core::layer::LayerId;
 
 use super::{
     name::LayerName,
-    retention::{self, Held, MOST_BYTES},
+    retention::{self, Held},
     store::{Meta, Stored},
 };
 
@@ -34,10 +34,27 @@ struct Layer {
 }
 
 /// All layers. Times are those since 1970.
-#[derive(Debug, Default)]
-pub(crate) struct Index(BTreeMap<LayerId, Layer>);
+#[derive(Debug)]
+pub(crate) struct Index {
+    layers: BTreeMap<LayerId, Layer>,
+    /// Bytes of all together.
+    room: u64,
+}
 
 impl Index {
+    /// No layers, and room for so many bytes of them.
+    pub(crate) fn new(room: u64) -> Self {
+        Self {
+            layers: BTreeMap::new(),
+            room,
+        }
+    }
+
+    /// Bytes of all together.
+    pub(crate) fn room(&self) -> u64 {
+        self.room
+    }
+
     /// Adds a layer that is on disk.
     pub(crate) fn add(&mut self, stored: Stored) -> Use {
         let layer = Layer {
@@ -49,7 +66,7 @@ impl Index {
             id: stored.id.clone(),
             _anchor: Arc::clone(&layer.anchor),
         };
-        self.0.insert(stored.id, layer);
+        self.layers.insert(stored.id, layer);
         found
     }
 
@@ -58,7 +75,7 @@ impl Index {
         let none = BTreeSet::new();
         for generation in 0..MOST_GENERATIONS {
             let id = name.id(generation);
-            let Some(layer) = self.0.get_mut(&id) else {
+            let Some(layer) = self.layers.get_mut(&id) else {
                 continue;
             };
             if !held(&id, layer, &none).is_expired(now) {
@@ -73,7 +90,7 @@ impl Index {
     /// What the next layer of a name is called. `None` when every name is taken.
     pub(crate) fn free_id(&self, name: &LayerName) -> Option<LayerId> {
         let mut ids = (0..MOST_GENERATIONS).map(|generation| name.id(generation));
-        ids.find(|id| !self.0.contains_key(id))
+        ids.find(|id| !self.layers.contains_key(id))
     }
 
     /// Takes out what must go so that `wanted` more bytes fit. `None`: too much
@@ -85,23 +102,33 @@ impl Index {
         mounted: &BTreeSet<LayerId>,
     ) -> Option<Vec<LayerId>> {
         let all: Vec<Held> = self
-            .0
+            .layers
             .iter()
             .map(|(id, layer)| held(id, layer, mounted))
             .collect();
-        let going = retention::to_remove(&all, now, wanted, MOST_BYTES)?;
+        let going = retention::to_remove(&all, now, wanted, self.room)?;
         for id in &going {
-            self.0.remove(id);
+            self.layers.remove(id);
         }
         Some(going)
     }
 
+    /// What could go for `wanted` more bytes if no sandbox had a layer mounted
+    /// that nobody uses.
+    pub(crate) fn could_go(&self, now: Duration, wanted: u64) -> BTreeSet<LayerId> {
+        let none = BTreeSet::new();
+        let all = self.layers.iter();
+        let all: Vec<Held> = all.map(|(id, layer)| held(id, layer, &none)).collect();
+        let going = retention::to_remove(&all, now, wanted, self.room);
+        going.unwrap_or_default().into_iter().collect()
+    }
+
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.layers.len()
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.values().map(|layer| layer.meta.bytes).sum()
+        self.layers.values().map(|layer| layer.meta.bytes).sum()
     }
 }
 
@@ -121,6 +148,8 @@ mod tests {
     use isol8_core::{config::Config, package::Package, runtime::Runtime, sandbox::EngineKind};
 
     use super::*;
+
+    use retention::MOST_BYTES;
 
     const WEEK: Duration = retention::UNPINNED_AGE;
 
@@ -151,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_expired_layer_has_a_successor_while_it_is_mounted() {
-        let (mut index, six) = (Index::default(), name("six"));
+        let (mut index, six) = (Index::new(MOST_BYTES), name("six"));
         let first = index.free_id(&six).expect("all are free");
         drop(index.add(stored(first.clone(), Duration::ZERO, 1)));
         let found = index.find(&six, WEEK / 2).expect("it is fresh");
@@ -171,11 +200,15 @@ mod tests {
 
     #[test]
     fn what_a_sandbox_mounts_stays() {
-        let (mut index, six) = (Index::default(), name("six"));
+        let (mut index, six) = (Index::new(MOST_BYTES), name("six"));
         let id = six.id(0);
         drop(index.add(stored(id.clone(), WEEK, MOST_BYTES)));
         let mounted = BTreeSet::from([id.clone()]);
         assert_eq!(index.make_room(WEEK, 1, &mounted), None);
+        assert_eq!(index.could_go(WEEK, 1), mounted);
+        let used = index.find(&six, WEEK);
+        assert_eq!(index.could_go(WEEK, 1), BTreeSet::new(), "a run has it");
+        drop(used);
         assert_eq!(index.bytes(), MOST_BYTES);
         assert_eq!(index.make_room(WEEK, 1, &BTreeSet::new()), Some(vec![id]));
         assert_eq!(index.bytes(), 0);

@@ -1,7 +1,7 @@
 //! The task that owns every sandbox that nobody has leased.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::poll_fn,
     pin::pin,
     sync::Arc,
@@ -11,6 +11,7 @@ use std::{
 use isol8_core::{
     failure::{Failure, FailureKind},
     ids::SandboxId,
+    layer::LayerId,
     pool::{Action, Event, Policy, Pool, PoolStatus, Ticket},
     sandbox::{Limits, SandboxKey, SandboxSpec},
 };
@@ -23,6 +24,7 @@ use tokio::{
 
 use super::{
     Engines, Hold, Lease,
+    forget::Forgets,
     make::{Made, make},
 };
 
@@ -63,6 +65,10 @@ pub(super) enum Note {
     Prewarm {
         key: SandboxKey,
     },
+    Forget {
+        layers: BTreeSet<LayerId>,
+        done: oneshot::Sender<()>,
+    },
     RunStarted,
     RunEnded,
 }
@@ -89,6 +95,7 @@ pub(super) struct Owner {
     makes: Jobs<Made>,
     destroys: Jobs<()>,
     released: HashMap<SandboxId, oneshot::Sender<()>>,
+    forgets: Forgets,
     stopped: Vec<oneshot::Sender<()>>,
 }
 
@@ -111,6 +118,7 @@ impl Owner {
             makes: Jobs::default(),
             destroys: Jobs::default(),
             released: HashMap::new(),
+            forgets: Forgets::default(),
             stopped: Vec::new(),
         }
     }
@@ -146,6 +154,7 @@ impl Owner {
                 }
             }
             self.publish();
+            self.forgets.tell(&self.pool);
         }
         self.publish();
         for done in self.stopped {
@@ -213,6 +222,10 @@ impl Owner {
                 if self.engines.contains_key(&key.engine) {
                     self.step(Event::Prewarm { key });
                 }
+            }
+            Note::Forget { layers, done } => {
+                self.forgets.add(layers.clone(), done);
+                self.step(Event::Forget { layers });
             }
             Note::RunStarted => self.step(Event::RunStarted),
             Note::RunEnded => self.step(Event::RunEnded),

@@ -207,4 +207,3 @@ async fn counters(hold: &Hold, seen: Seen) -> Option<Counters> {
     let counted = timeout(patience, hold.engine().counters(hold.id())).await;
     counted.ok().and_then(Result::ok)
 }
-

@@ -77,4 +77,3 @@ impl Drop for Front<'_> {
         self.0.run_ended();
     }
 }
-

@@ -7,6 +7,7 @@ mod stage;
 mod chaos;
 mod faults;
 mod install;
+mod install_room;
 mod life;
 mod output;
 mod queue;

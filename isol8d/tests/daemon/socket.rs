@@ -33,6 +33,7 @@ fn daemon(folder: &Path) -> (Arc<Daemon>, FakeEngine) {
         runtime_dir: folder.to_path_buf(),
         state_dir: folder.to_path_buf(),
         roster: Roster::new([engine], EngineChoice::Only(EngineKind::Native)),
+        install_room: 5 << 30,
         egress: no_egress(),
         presence: None,
     };

@@ -76,6 +76,15 @@ impl Stage {
 
     /// `before` plans what goes wrong while the daemon starts.
     pub(crate) fn with(config: Config, before: impl FnOnce(&FakeEngine, &DaemonId)) -> Self {
+        Self::with_room(config, 5 << 30, before)
+    }
+
+    /// With room for so many bytes of installed packages.
+    pub(crate) fn with_room(
+        config: Config,
+        install_room: u64,
+        before: impl FnOnce(&FakeEngine, &DaemonId),
+    ) -> Self {
         let id = DaemonId::random();
         let native = FakeEngine::new(EngineKind::Native, id.clone());
         let docker = FakeEngine::new(EngineKind::Docker, id.clone());
@@ -95,6 +104,7 @@ impl Stage {
             socket: folder.path().join("isol8d.sock"),
             runtime_dir: folder.path().to_path_buf(),
             state_dir: folder.path().to_path_buf(),
+            install_room,
             egress: no_egress(),
             presence: None,
         };

@@ -30,6 +30,8 @@ pub(super) struct Demand {
     pub(super) prewarmed: bool,
     /// Asked for by a person, until nobody uses the key any more.
     pub(super) floor: u32,
+    /// Until somebody uses it again.
+    forgotten: bool,
     recent: VecDeque<Duration>,
     /// The most leases that came within a window, and when that was.
     peak: f64,
@@ -43,6 +45,7 @@ impl Demand {
             last_use: now,
             prewarmed: false,
             floor: 0,
+            forgotten: false,
             recent: VecDeque::new(),
             peak: 0.0,
             peak_at: now,
@@ -71,6 +74,14 @@ impl Demand {
             self.floor = 0;
         }
         self.last_use = now;
+        self.forgotten = false;
+    }
+
+    /// Nothing is worth having any more.
+    pub(super) fn forget(&mut self) {
+        self.forgotten = true;
+        self.prewarmed = false;
+        self.floor = 0;
     }
 
     /// A make took this long.
@@ -95,7 +106,7 @@ impl Demand {
     pub(super) fn target(&self, now: Duration, policy: &Policy) -> u32 {
         let idle = now.saturating_sub(self.last_use);
         let always = if self.prewarmed { policy.clean } else { 0 };
-        if policy.clean == 0 && self.floor == 0 {
+        if self.forgotten || (policy.clean == 0 && self.floor == 0) {
             return 0;
         }
         let wanted = if idle <= IDLE {

@@ -92,6 +92,7 @@ impl Pool {
             } => self.lease(now, ticket, key, limits),
             Event::Warm { ticket, key, count } => self.warm(now, ticket, key, count),
             Event::Prewarm { key } => self.key(now, &key).demand.prewarmed = true,
+            Event::Forget { layers } => self.forget(now, &layers),
             Event::Cancel { ticket } => self.cancel(ticket),
             Event::Made { id, result } => self.made(now, id, result),
             Event::Lost { id } => self.lost(now, &id),

@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{failure::FailureKind, quantity::ByteSize, runtime::Runtime};
 
+mod forget;
 mod world;
 
-use world::{Stage, World, key, limits, ms, policy};
+use world::{Stage, World, key, layer, limits, ms, policy, with_layer};
 
 #[test]
 fn a_first_run_is_cold_and_the_second_is_warm() {
@@ -337,6 +338,7 @@ enum Move {
     Destroy(usize, bool),
     Runs(bool),
     Pass(u64),
+    Forget(usize),
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -352,11 +354,19 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => (pick(), prop::bool::weighted(0.8)).prop_map(|(id, gone)| Move::Destroy(id, gone)),
         2 => any::<bool>().prop_map(Move::Runs),
         3 => prop_oneof![0_u64..500, 0_u64..600_000].prop_map(Move::Pass),
+        1 => pick().prop_map(Move::Forget),
     ]
 }
 
+/// Two with layers among them.
+fn kinds() -> Vec<SandboxKey> {
+    let plain = Runtime::ALL.into_iter().map(key);
+    plain.chain([with_layer(0), with_layer(1)]).collect()
+}
+
 fn play(world: &mut World, next: Move) {
-    let runtime = |pick: usize| key(Runtime::ALL[pick % Runtime::ALL.len()]);
+    let kinds = kinds();
+    let runtime = |pick: usize| kinds[pick % kinds.len()].clone();
     match next {
         Move::Lease(key, odd) => {
             world.lease(&runtime(key), limits(if odd { 64 } else { 512 }));
@@ -382,6 +392,7 @@ fn play(world: &mut World, next: Move) {
         Move::Runs(true) => world.step(Event::RunStarted),
         Move::Runs(false) => world.step(Event::RunEnded),
         Move::Pass(time) => world.pass(ms(time)),
+        Move::Forget(pick) => world.forget(layer(pick % 2)),
     }
 }
 

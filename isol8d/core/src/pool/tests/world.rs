@@ -39,6 +39,17 @@ pub(super) fn key(runtime: Runtime) -> SandboxKey {
     }
 }
 
+pub(super) fn layer(number: usize) -> LayerId {
+    LayerId::parse(&format!("{number:032x}")).unwrap()
+}
+
+pub(super) fn with_layer(number: usize) -> SandboxKey {
+    SandboxKey {
+        layer: Some(layer(number)),
+        ..key(Runtime::Python)
+    }
+}
+
 pub(super) fn policy(clean: u32) -> Policy {
     Policy {
         clean,
@@ -199,6 +210,12 @@ impl World {
         self.warmers.insert(ticket);
         let key = key.clone();
         self.step(Event::Warm { ticket, key, count });
+    }
+
+    pub(super) fn forget(&mut self, layer: LayerId) {
+        self.step(Event::Forget {
+            layers: [layer].into(),
+        });
     }
 
     pub(super) fn make_ends(&mut self, pick: usize, good: bool) {
