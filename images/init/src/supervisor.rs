@@ -10,14 +10,16 @@
 //! Commands are read in every turn and before any output, so that a signal
 //! overtakes a flood. No signal is a command: SIGCHLD only makes us look.
 
+mod files;
+
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     time::Duration,
 };
 
 use isol8_proto::init::{
-    Command, Done, Exec, Failed, FailureKind, Hello, Prepare, Ready, Remove, Started, StdinCredit,
-    from_init, to_init,
+    Command, Exec, Failed, FailureKind, Hello, Prepare, Ready, Started, StdinCredit, from_init,
+    to_init,
 };
 use nix::{
     errno::Errno,
@@ -26,13 +28,13 @@ use nix::{
 
 use crate::{
     command,
-    fetch::{self, Fetch},
+    fetch::Fetch,
     file,
     leftovers::Leftovers,
     line::Line,
     parked::{Parked, Progress},
     program::{Pipes, Program, STDIN_BYTES},
-    remove::{self, Removal},
+    remove::Removal,
     sys::{self, Pid},
     wire::LinkError,
 };
@@ -224,16 +226,8 @@ impl Supervisor {
     fn obey(&mut self, command: to_init::Message) -> Result<(), LinkError> {
         match command {
             to_init::Message::Prepare(prepare) => self.prepare(prepare)?,
-            to_init::Message::File(piece) => {
-                let answer = file::write(&mut self.writing, &piece);
-                if let Some(answer) = answer {
-                    self.answer(answer.map(from_init::Message::FileWritten))?;
-                }
-            }
-            to_init::Message::Folder(order) => {
-                let made = file::make_folder(&order);
-                self.answer(made.map(|()| from_init::Message::Done(Done {})))?;
-            }
+            to_init::Message::File(piece) => self.write(&piece)?,
+            to_init::Message::Folder(order) => self.make_folder(&order)?,
             to_init::Message::Remove(order) => self.begin_removal(&order)?,
             to_init::Message::Exec(exec) => self.exec(exec)?,
             to_init::Message::Stdin(bytes) => {
@@ -284,50 +278,9 @@ impl Supervisor {
         }
     }
 
-    fn begin_fetch(&mut self, order: &isol8_proto::init::Fetch) -> Result<(), LinkError> {
-        if self.has_program() && !self.line.is_lasting() {
-            return self.answer(Err(busy()));
-        }
-        if self.is_at_files() {
-            return self.refuse_files();
-        }
-        match Fetch::start(order) {
-            Ok(fetch) => self.fetch = Some(fetch),
-            Err(failed) => self.answer(Err(failed))?,
-        }
-        Ok(())
-    }
-
-    fn begin_removal(&mut self, order: &Remove) -> Result<(), LinkError> {
-        if self.is_at_files() {
-            return self.refuse_files();
-        }
-        match Removal::start(order) {
-            Ok(Some(removal)) => {
-                self.removal = Some(removal);
-                Ok(())
-            }
-            Ok(None) => self.answer(Ok(from_init::Message::Done(Done {}))),
-            Err(failed) => self.answer(Err(failed)),
-        }
-    }
-
     /// A program runs or is about to.
     const fn has_program(&self) -> bool {
         self.program.is_some() || self.pending.is_some()
-    }
-
-    /// A tree is being read or removed.
-    const fn is_at_files(&self) -> bool {
-        self.fetch.is_some() || self.removal.is_some()
-    }
-
-    /// Ends what is under way as well: its answer would be taken for that of the
-    /// command.
-    fn refuse_files(&mut self) -> Result<(), LinkError> {
-        self.fetch = None;
-        self.removal = None;
-        self.answer(Err(busy()))
     }
 
     fn close_stdin(&mut self) {
@@ -351,16 +304,6 @@ impl Supervisor {
 
     fn fail(&mut self, failed: Failed) -> Result<(), LinkError> {
         self.line.push(from_init::Message::Failed(failed))
-    }
-
-    /// Answers a command about files.
-    fn answer(&mut self, answer: Result<from_init::Message, Failed>) -> Result<(), LinkError> {
-        self.line.push(answer.unwrap_or_else(|failed| {
-            from_init::Message::Failed(Failed {
-                files: true,
-                ..failed
-            })
-        }))
     }
 
     fn prepare(&mut self, prepare: Prepare) -> Result<(), LinkError> {
@@ -535,32 +478,6 @@ impl Supervisor {
             }
         }
         Ok(())
-    }
-
-    fn pump_fetch(&mut self) -> Result<(), LinkError> {
-        let Some(fetch) = &mut self.fetch else {
-            return Ok(());
-        };
-        let answer = match fetch.pump(&mut self.line.outbox)? {
-            fetch::Progress::Going => return Ok(()),
-            fetch::Progress::Done(fetched) => Ok(from_init::Message::Fetched(fetched)),
-            fetch::Progress::Failed(failed) => Err(failed),
-        };
-        self.fetch = None;
-        self.answer(answer)
-    }
-
-    fn pump_removal(&mut self) -> Result<(), LinkError> {
-        let Some(removal) = &mut self.removal else {
-            return Ok(());
-        };
-        let answer = match removal.pump() {
-            remove::Progress::Going => return Ok(()),
-            remove::Progress::Done => Ok(from_init::Message::Done(Done {})),
-            remove::Progress::Failed(failed) => Err(failed),
-        };
-        self.removal = None;
-        self.answer(answer)
     }
 }
 
