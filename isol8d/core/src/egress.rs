@@ -2,7 +2,8 @@
 //!
 //! [`host`] makes one text of every spelling of a host, [`address`] says which
 //! addresses are nobody's business, [`pattern`] is one entry of a list,
-//! [`rules`] puts them together and judges, [`record`] is a line of the log.
+//! [`rules`] puts them together and judges, [`record`] is a line of the log,
+//! [`redact`] takes secrets out of it.
 //! Nothing here resolves, dials or reads a clock: the proxy does, and asks.
 //!
 //! A request is judged in this order: port, deny list, allow list together with
@@ -13,4 +14,5 @@ pub mod address;
 pub mod host;
 pub mod pattern;
 pub mod record;
+pub mod redact;
 pub mod rules;

@@ -12,7 +12,7 @@ use std::{
 
 use isol8_core::egress::{
     host::Host,
-    record::{Action, Record},
+    record::{self, Action, Record},
 };
 use tokio::time::Instant;
 
@@ -56,7 +56,7 @@ impl Exchange {
             log: Arc::clone(log),
             at: SystemTime::now(),
             began: Instant::now(),
-            method: cut(method).to_owned(),
+            method: cut(method),
             host: String::new(),
             port: 0,
             path: None,
@@ -72,7 +72,7 @@ impl Exchange {
         exchange.host = head.target.host().to_string();
         exchange.port = head.target.port();
         if let Target::Origin { path, .. } = &head.target {
-            exchange.path = Some(cut(path.as_str()).to_owned());
+            exchange.path = Some(cut(path.as_str()));
         }
         exchange
     }
@@ -175,10 +175,6 @@ impl Drop for Exchange {
     }
 }
 
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MAX_LOGGED_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+fn cut(text: &str) -> String {
+    record::cut(text, MAX_LOGGED_BYTES)
 }

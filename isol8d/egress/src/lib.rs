@@ -31,6 +31,7 @@ mod session;
 mod exchange;
 mod meter;
 mod origin;
+mod own;
 mod rest;
 mod route;
 mod service;

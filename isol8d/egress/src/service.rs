@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use hyper::{
-    Method, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     client::conn::http1,
     header::{self, HeaderName, HeaderValue},
@@ -192,7 +192,9 @@ impl Service {
             Err(error) => Err(error),
         };
         match answered {
-            Ok((response, origin)) if response.status().is_informational() => {
+            Ok((response, origin))
+                if response.status().is_informational() || is_coded(response.headers()) =>
+            {
                 drop(origin);
                 self.bad_answer(&host, &mut exchange)
             }
@@ -227,6 +229,12 @@ impl Service {
     }
 }
 
+/// A coding beside `chunked` would go to the client as if it were none.
+fn is_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    !codings.all(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
 /// The request as the origin sees it, or as an upstream proxy does.
 fn to_origin(head: Head, body: Incoming, route: &Route) -> Option<Request<Incoming>> {
     let Target::Origin { host, port, path } = head.target else {
@@ -255,8 +263,11 @@ fn to_origin(head: Head, body: Incoming, route: &Route) -> Option<Request<Incomi
         Framing::Length(length) => {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        // hyper frames it again.
-        Framing::Chunked => {}
+        // Said, or hyper leaves the body of a GET out.
+        Framing::Chunked => {
+            let chunked = HeaderValue::from_static("chunked");
+            headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
     }
     if let (true, Some(value)) = (route.is_proxied, &route.authorization) {
         let name = HeaderName::from_static("proxy-authorization");

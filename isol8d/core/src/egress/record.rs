@@ -67,6 +67,23 @@ impl Record {
     }
 }
 
+/// Stands at the end of a text that goes on.
+pub const CUT: char = '…';
+
+/// The beginning of a text, at most so many bytes of whole characters, with
+/// [`CUT`] behind it where something is missing.
+#[must_use]
+pub fn cut(text: &str, most_bytes: usize) -> String {
+    if text.len() <= most_bytes {
+        return text.to_owned();
+    }
+    let mut end = most_bytes;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{CUT}", &text[..end])
+}
+
 mod timestamp {
     use super::{Deserialize, Deserializer, Serializer, Timestamp};
     use serde::de::Error as _;

@@ -5,10 +5,12 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
+use isol8_core::egress::record::cut;
+
 use super::{Fault, MAX_HEADERS, Target, target::authority_text};
 
 /// How much of a refused head its log record may repeat.
-const MAX_QUOTED_CHARS: usize = 256;
+const MAX_QUOTED_BYTES: usize = 256;
 
 /// Where a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,7 @@ impl Refused {
         let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
         let mut word = || {
             let text = words.next().unwrap_or_default().escape_ascii().to_string();
-            text.chars().take(MAX_QUOTED_CHARS).collect::<String>()
+            cut(&text, MAX_QUOTED_BYTES)
         };
         let (method, target) = (word(), word());
         Self {

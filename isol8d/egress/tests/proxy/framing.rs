@@ -600,7 +600,9 @@ async fn records_are_short_and_plain_whatever_was_sent() {
         .await;
     proxy.say(format!("{long} {long} HTTP/1.1\r\n\r\n")).await;
     let records = proxy.records(3).await;
-    assert_eq!(records[0].path.as_ref().unwrap().len(), 1024);
+    let path = records[0].path.as_ref().unwrap();
+    assert!(path.ends_with('…'), "it says that it was cut");
+    assert_eq!(path.trim_end_matches('…').len(), 1024);
     for record in records {
         assert!(record.to_json().len() < 2048, "{}", record.to_json());
     }
@@ -636,4 +638,42 @@ async fn half_a_body_is_never_a_whole_one() {
         "{:?}",
         origin.seen()
     );
+}
+
+async fn towards(origin: &Origin) -> Proxy {
+    let net = Net::direct(names(&[("origin.test", &["127.0.0.1"])]));
+    let filter = only(r"origin\.test", &[origin.port]);
+    Proxy::with(net, Limits::default(), Some(filter)).await
+}
+
+#[tokio::test]
+async fn a_body_arrives_whatever_the_method() {
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let proxy = towards(&origin).await;
+    for method in ["GET", "DELETE", "POST"] {
+        let said = format!(
+            "{method} http://origin.test:{}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            origin.port
+        );
+        assert_eq!(status(&proxy.say(said).await), 200, "{method}");
+        let seen = origin.seen().pop().expect("it came");
+        assert!(seen.contains("hello"), "{method}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_another_coding_is_no_answer() {
+    for coding in ["gzip, chunked", "gzip", "chunked, chunked"] {
+        let origin = Origin::answering(&format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+        ))
+        .await;
+        let proxy = towards(&origin).await;
+        let answer = proxy
+            .get(&format!("http://origin.test:{}/", origin.port))
+            .await;
+        assert_eq!(status(&answer), 502, "{coding}: {answer}");
+        assert_eq!(proxy.record().await.reason, "unreachable: no valid answer");
+    }
 }

@@ -8,6 +8,7 @@ mod framing;
 mod judging;
 mod life;
 mod limits;
+mod neighbours;
 mod spliced;
 mod throughput;
 mod tunnels;

@@ -1,21 +1,18 @@
 //! Names that nobody answers for are one sandbox's own trouble.
 
-#[expect(dead_code, reason = "not all of it is used here")]
-#[path = "proxy/rig.rs"]
-mod rig;
-
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use isol8_core::egress::rules::Rules;
 use isol8_egress::{Gate, Limits, Net, Resolver, serve};
-use rig::{Origin, open, read_answer, status};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::rig::{Origin, open, read_answer, status};
 
 /// Two sandboxes of one process.
 async fn sandbox(net: &Arc<Net>, ports: &[u16], tasks: &TaskTracker) -> std::net::SocketAddr {
