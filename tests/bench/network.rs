@@ -60,12 +60,13 @@ async fn measure(stage: &Stage, origin: SocketAddr, network: &str) -> anyhow::Re
         ])
         // The sandbox must not be what is measured.
         .args(["--cpu", "2", "--timeout", "120000", "-e", PROGRAM]);
-    command.args([
-        &origin.ip().to_string(),
-        &origin.port().to_string(),
-        way,
-        &BYTES.to_string(),
-    ]);
+    for variable in [
+        format!("ORIGIN={origin}"),
+        format!("WAY={way}"),
+        format!("SIZE={BYTES}"),
+    ] {
+        command.args(["--env", &variable]);
+    }
     let output = command.output().await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     anyhow::ensure!(

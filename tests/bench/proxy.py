@@ -1,18 +1,20 @@
 """Measures one way to an origin from inside of a sandbox.
 
-Arguments: host and port of the origin, `direct` or `proxied`, bytes to fetch.
+Environment: ORIGIN (host:port), WAY (`direct` or `proxied`), SIZE in bytes.
 Prints JSON: megabytes a second plain and in TLS, and the median microseconds of
 a request on a connection that is kept and on a fresh one.
 """
 
 import json
+import os
 import socket
 import ssl
 import statistics
 import sys
 import time
 
-HOST, PORT, WAY, SIZE = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+HOST, _, PORT = os.environ["ORIGIN"].partition(":")
+PORT, WAY, SIZE = int(PORT), os.environ["WAY"], int(os.environ["SIZE"])
 KEPT, FRESH = 400, 150
 
 

@@ -318,11 +318,8 @@ both_engines! {
     /// What comes in later versions says so and runs nothing.
     fn what_is_not_there_yet_says_so(stage: &Stage) {
         for args in [
-            &["--install", "requests"][..],
-            &["--net", "filtered"],
-            &["--persistent"],
+            &["--persistent"][..],
             &["--session", "x"],
-            &["--log-network"],
             &["--host", "http://127.0.0.1:1"],
         ] {
             let ran = stage.python("print('it ran')").args(args).go();
