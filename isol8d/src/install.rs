@@ -31,6 +31,7 @@ pub(crate) mod recipe;
 pub(crate) mod registry;
 pub(crate) mod requests;
 pub(crate) mod site;
+pub(crate) mod sources;
 pub(crate) mod transcript;
 
 use apt::Apt;

@@ -331,6 +331,14 @@ impl Engine for Noting {
         self.inner.identity(key).await
     }
 
+    async fn find_derived(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+    ) -> Result<Option<ImageName>, Failure> {
+        self.inner.find_derived(key, packages).await
+    }
+
     async fn derive_image(
         &self,
         key: &SandboxKey,

@@ -9,7 +9,7 @@
 //! drop guard. What costs time after the program's end (destroying, refilling)
 //! comes after the client was told.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use isol8_core::{
@@ -84,6 +84,14 @@ struct Ended<'a> {
     /// Of its output.
     heads: Heads,
     left: Option<Left<'a>>,
+}
+
+impl Ended<'_> {
+    /// It had no sandbox that could have been measured.
+    fn after(mut self, wall: Duration) -> Self {
+        self.outcome.usage.wall = wall;
+        self
+    }
 }
 
 /// What a run still holds when its client is told. Giving it back makes others
@@ -187,7 +195,10 @@ async fn execute<'a>(
     let ready = ready(daemon, engine, job, &mut deadline, asked).await?;
     let (key, packages) = match ready {
         Ok(ready) => ready,
-        Err(seen) => return Ok(ended_in_install(seen, &job.request.limits)),
+        Err(seen) => {
+            let ended = ended_in_install(seen, &job.request.limits);
+            return Ok(ended.after(began.elapsed()));
+        }
     };
     job.outbox
         .events(network::open_notice(&job.request).into_iter());
@@ -196,13 +207,16 @@ async fn execute<'a>(
         let request = &job.request;
         let leased = tokio::select! {
             biased;
-            () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
+            () = job.cancel.cancelled() => {
+                return Ok(cancelled_early(daemon).after(began.elapsed()));
+            }
             leased = lease(daemon, &key, request, &job.outbox, &mut deadline) => leased?,
         };
         let Some(lease) = leased else {
             let reason = verdict::timeout_reason(request.limits.timeout);
             let reason = Some(format!("{reason} before a sandbox was ready"));
-            return Ok(ended_early(Verdict::TimedOut, reason));
+            let ended = ended_early(Verdict::TimedOut, reason);
+            return Ok(ended.after(began.elapsed()));
         };
         tracing::Span::current().record("sandbox_id", tracing::field::display(&lease.sandbox.id));
         job.outbox.event(Event::Accepted(v1::Accepted {

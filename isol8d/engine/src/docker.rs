@@ -361,6 +361,14 @@ impl Engine for DockerEngine {
         Ok(image.id.clone())
     }
 
+    async fn find_derived(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+    ) -> Result<Option<ImageName>, Failure> {
+        self.0.find_derived(key, packages).await
+    }
+
     async fn derive_image(
         &self,
         key: &SandboxKey,

@@ -11,7 +11,7 @@
 //! a trace to be fetched.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
@@ -124,6 +124,7 @@ struct State {
     parked_dies: bool,
     parkable: bool,
     customs: Vec<ImageInfo>,
+    derived: BTreeSet<ImageName>,
     /// Scripts of errands, by a part of their command line.
     errand_scripts: Vec<(String, String)>,
     errands: Vec<String>,
@@ -160,6 +161,7 @@ impl FakeEngine {
                 parked_dies: false,
                 parkable: true,
                 customs: Vec::new(),
+                derived: BTreeSet::new(),
                 errand_scripts: Vec::new(),
                 errands: Vec::new(),
                 listening: false,
@@ -504,6 +506,16 @@ impl Engine for FakeEngine {
         Ok(format!("{} {:?}", key.runtime, key.image))
     }
 
+    async fn find_derived(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+    ) -> Result<Option<ImageName>, Failure> {
+        let name = derived_name(key, packages)?;
+        let there = self.state().derived.contains(&name);
+        Ok(there.then_some(name))
+    }
+
     async fn derive_image(
         &self,
         key: &SandboxKey,
@@ -513,10 +525,9 @@ impl Engine for FakeEngine {
     ) -> Result<ImageName, Failure> {
         self.call(Step::BuildImage).await?;
         progress("deriving");
-        let names: Vec<&str> = packages.iter().map(Package::as_str).collect();
-        let name = format!("isol8:{}-{}", key.runtime, names.join("-"));
-        ImageName::parse(&name)
-            .map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
+        let name = derived_name(key, packages)?;
+        self.state().derived.insert(name.clone());
+        Ok(name)
     }
 
     async fn build_image(
@@ -579,6 +590,12 @@ impl Engine for FakeEngine {
             fix: String::new(),
         }]
     }
+}
+
+fn derived_name(key: &SandboxKey, packages: &[Package]) -> Result<ImageName, Failure> {
+    let names: Vec<&str> = packages.iter().map(Package::as_str).collect();
+    let name = format!("isol8:{}-{}", key.runtime, names.join("-"));
+    ImageName::parse(&name).map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
 }
 
 fn image(runtime: Runtime) -> ImageInfo {

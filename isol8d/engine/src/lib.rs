@@ -254,6 +254,17 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// host's interpreter and its version. Changes when it does.
     async fn identity(&self, key: &SandboxKey) -> Result<String, Failure>;
 
+    /// The image that [`Engine::derive_image`] would find. To be looked for counts
+    /// as use. `None` where there is none, and always on an engine without images.
+    ///
+    /// # Errors
+    /// `ImageMissing` when the image of `key` is not there.
+    async fn find_derived(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+    ) -> Result<Option<ImageName>, Failure>;
+
     /// Makes, or finds again, the image of `key` with packages of its own system
     /// in it. The build is bound by `limits`.
     ///

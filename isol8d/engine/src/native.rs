@@ -196,6 +196,14 @@ impl Engine for NativeEngine {
         .await
     }
 
+    async fn find_derived(
+        &self,
+        _key: &SandboxKey,
+        _packages: &[Package],
+    ) -> Result<Option<ImageName>, Failure> {
+        Ok(None)
+    }
+
     async fn derive_image(
         &self,
         _key: &SandboxKey,

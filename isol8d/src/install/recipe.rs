@@ -95,6 +95,17 @@ impl Order<'_> {
             // whose system manages python's packages says no to pip otherwise,
             // and the user scheme below /sandbox is not the system's.
             .with("PIP_BREAK_SYSTEM_PACKAGES", "1")
+            .with("PIP_RETRIES", self.pip_retries())
+    }
+
+    /// To pip a host that the filter refuses looks like one that is down for a
+    /// moment, for which it would wait longer and longer.
+    const fn pip_retries(&self) -> &'static str {
+        match self.network {
+            Network::None => "0",
+            Network::Filtered => "1",
+            Network::Host => "5",
+        }
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
@@ -181,10 +192,6 @@ impl Order<'_> {
         ]);
         if self.for_layer {
             line.push("--no-compile");
-        }
-        if self.network == Network::None {
-            // There is nothing that could answer later.
-            line.extend(["--retries", "0"]);
         }
         if self.for_layer && self.of_host {
             line.push("--ignore-installed");
@@ -373,9 +380,10 @@ mod tests {
             ..order
         };
         assert_eq!(order.prepare().env["npm_config_cafile"], "/a.pem");
+        assert_eq!(order.prepare().env["PIP_RETRIES"], "0");
         assert_eq!(
             own.join(" "),
-            "BUN_INSTALL_CACHE_DIR BUN_TMPDIR DENO_NO_UPDATE_CHECK NO_COLOR PIP_BREAK_SYSTEM_PACKAGES npm_config_cache npm_config_color npm_config_logs_max npm_config_update_notifier"
+            "BUN_INSTALL_CACHE_DIR BUN_TMPDIR DENO_NO_UPDATE_CHECK NO_COLOR PIP_BREAK_SYSTEM_PACKAGES PIP_RETRIES npm_config_cache npm_config_color npm_config_logs_max npm_config_update_notifier"
         );
     }
 }

@@ -23,7 +23,10 @@ use super::{
     registry,
     requests::Requests,
 };
-use crate::egress::{Egress, Report};
+use crate::{
+    egress::{Egress, Report},
+    pool::Lease,
+};
 
 /// What a tool may say when it is asked something.
 const MOST_ANSWER_BYTES: usize = 1 << 20;
@@ -55,6 +58,29 @@ pub(crate) struct Tried {
     pub(crate) ended: Ended,
     pub(crate) output: Vec<u8>,
     pub(crate) report: Report,
+}
+
+impl<'a> Site<'a> {
+    /// A sandbox that was just leased.
+    pub(crate) fn new(
+        lease: &'a mut Lease,
+        network: Network,
+        egress: &'a Egress,
+        requests: &'a Requests,
+    ) -> Self {
+        let sandbox = &mut lease.sandbox;
+        Self {
+            id: lease.hold.id(),
+            engine: lease.hold.engine(),
+            link: &mut sandbox.link,
+            interpreter: &sandbox.interpreter,
+            network,
+            listener: sandbox.listener.as_ref(),
+            baseline: lease.baseline,
+            egress,
+            requests,
+        }
+    }
 }
 
 impl Site<'_> {

@@ -136,18 +136,7 @@ async fn work(
         registries: &shared.registries,
         text,
     };
-    let sandbox = &mut lease.sandbox;
-    let mut site = Site {
-        id: lease.hold.id(),
-        engine: lease.hold.engine(),
-        link: &mut sandbox.link,
-        interpreter: &sandbox.interpreter,
-        network: wish.key.network,
-        listener: sandbox.listener.as_ref(),
-        baseline: lease.baseline,
-        egress: &shared.means.egress,
-        requests,
-    };
+    let mut site = Site::new(lease, wish.key.network, &shared.means.egress, requests);
     let there = shared.state().index.find(name, now());
     if let Some(there) = there {
         // It was made in another network: only its registries are not known.

@@ -318,8 +318,7 @@ async fn many_at_once_get_one_each() {
     let leases = (0..40).map(|_| world.lease());
     let leases = futures_util::future::join_all(leases).await;
     let leases: Vec<_> = leases.into_iter().map(Result::unwrap).collect();
-    let ids: BTreeSet<_> =
-        leases.iter().map(|lease| lease.hold.id().clone()).collect();
+    let ids: BTreeSet<_> = leases.iter().map(|lease| lease.hold.id().clone()).collect();
     assert_eq!(ids.len(), 40);
     let releases = leases.into_iter().map(Lease::release);
     futures_util::future::join_all(releases).await;

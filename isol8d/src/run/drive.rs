@@ -94,7 +94,10 @@ pub(super) async fn drive(
     } = lease;
     let traffic = match entered {
         Ok(traffic) => traffic,
-        Err(ended) => return Ok(Driven::early(ended, sandbox.link, hold)),
+        Err(ended) => {
+            let ended = ended.after(terms.began.elapsed());
+            return Ok(Driven::early(ended, sandbox.link, hold));
+        }
     };
     let own = matches!(packages, Packages::Own { .. });
     let request = &job.request;

@@ -17,7 +17,7 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     request::RunRequest,
     runtime::Runtime,
-    sandbox::{EngineKind, SandboxKey},
+    sandbox::{EngineKind, ImageName, Network, SandboxKey},
 };
 use isol8_proto::v1::{self, run_event::Event};
 use tokio::{
@@ -31,8 +31,10 @@ use crate::{
     install::{
         self, Job,
         apt::Apt,
+        registry::World,
         requests::{Claim, Requests},
         site::Site,
+        sources::Sources,
         transcript::Transcript,
     },
     layers::{Use, Waiting, Wish},
@@ -47,8 +49,10 @@ pub(super) enum Packages {
     None,
     /// In a layer, which is kept while this lives.
     Layer { _layer: Use, identity: String },
-    /// In the image that the key now names.
+    /// In the image that the key now names; nothing is opened for them.
     Image,
+    /// The same, made for them from an image with this identity.
+    Derived { identity: String },
     /// Still to be installed in the run's own sandbox.
     Own { identity: String },
 }
@@ -58,7 +62,7 @@ impl Packages {
     pub(super) fn registries(&self, daemon: &Daemon, request: &RunRequest) -> Vec<String> {
         match self {
             Self::None | Self::Image => Vec::new(),
-            Self::Layer { identity, .. } | Self::Own { identity } => {
+            Self::Layer { identity, .. } | Self::Own { identity } | Self::Derived { identity } => {
                 daemon
                     .layers
                     .hosts(identity, request.runtime, &request.install)
@@ -110,8 +114,13 @@ impl Place<'_> {
             return Ok(Packages::None);
         }
         if request.runtime == Runtime::Bash && key.engine == EngineKind::Docker {
-            key.image = Some(self.image(key, intake).await?);
-            return Ok(Packages::Image);
+            let engine = self.daemon.roster.engine(key.engine)?;
+            let identity = engine.identity(key).await?;
+            key.image = Some(self.image(key, &identity, intake).await?);
+            return Ok(match request.network {
+                Network::Filtered => Packages::Derived { identity },
+                Network::None | Network::Host => Packages::Image,
+            });
         }
         let engine = self.daemon.roster.engine(key.engine)?;
         let mut identity = engine.identity(key).await?;
@@ -173,20 +182,49 @@ impl Place<'_> {
     async fn image(
         &self,
         key: &SandboxKey,
+        identity: &str,
         intake: &mut Intake<'_>,
-    ) -> Result<isol8_core::sandbox::ImageName, Failure> {
+    ) -> Result<ImageName, Failure> {
         let (daemon, request) = (self.daemon, self.request);
         let engine = daemon.roster.engine(key.engine)?;
+        let registries = daemon.layers.registries();
+        let found = engine.find_derived(key, &request.install).await?;
+        if found.is_none() {
+            self.outbox.event(phase(v1::Phase::Install));
+        }
+        let known = found.is_some() && registries.get(identity, World::Apt).is_some();
+        if request.network == Network::Filtered && !known {
+            let sources = self.sources(key).await?;
+            if found.is_none() {
+                let filter = install::filter(&request.hosts, &daemon.config.network);
+                sources.judge(&filter, &request.install)?;
+            }
+            registries.put(identity, World::Apt, sources.hosts());
+        }
+        if let Some(found) = found {
+            return Ok(found);
+        }
         let text = Transcript::new();
-        let began = std::sync::Once::new();
         let progress = |line: &str| {
-            began.call_once(|| self.outbox.event(phase(v1::Phase::Install)));
             text.add(line.as_bytes());
             text.add(b"\n");
         };
         let limits = limits_of(request);
         let derived = engine.derive_image(key, &request.install, &limits, &progress);
         intake.follow(&mut text.reader(), derived).await
+    }
+
+    /// Where the image of `key` has packages from.
+    async fn sources(&self, key: &SandboxKey) -> Result<Sources, Failure> {
+        let daemon = self.daemon;
+        let limits = limits_of(self.request);
+        let mut lease = daemon.pool.lease(key.clone(), limits).await?;
+        let requests = Requests::default();
+        let mut site = Site::new(&mut lease, key.network, &daemon.egress, &requests);
+        let asked = Sources::ask(&mut site).await;
+        // Nobody needs to wait for its end.
+        drop(lease);
+        asked
     }
 
     /// Installs into the run's own sandbox.
@@ -218,23 +256,7 @@ impl Place<'_> {
             registries: daemon.layers.registries(),
             text: &text,
         };
-        let Lease {
-            sandbox,
-            hold,
-            baseline,
-            ..
-        } = lease;
-        let mut site = Site {
-            id: hold.id(),
-            engine: hold.engine(),
-            link: &mut sandbox.link,
-            interpreter: &sandbox.interpreter,
-            network: request.network,
-            listener: sandbox.listener.as_ref(),
-            baseline: *baseline,
-            egress: &daemon.egress,
-            requests,
-        };
+        let mut site = Site::new(lease, request.network, &daemon.egress, requests);
         let installed = install::install(&mut site, &job);
         intake.follow(&mut text.reader(), installed).await
     }

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use isol8_core::ids::SandboxId;
 use isol8_engine::fake::{FakeEngine, Fault, Step};
-use isol8_proto::v1::{
-    self, Phase, Verdict, admin_service_client::AdminServiceClient, run_event::Event,
-};
+use isol8_proto::v1::{self, Phase, Verdict, admin_service_client::AdminServiceClient};
 use tokio::time::{sleep, timeout};
 
 use crate::stage::{ME, Ran, Stage, config, python};
@@ -304,36 +302,6 @@ async fn without_a_filter_there_is_no_filtered_network() {
     let ran = stage.start(plain).await.end().await;
     failed(&ran, "egress_unavailable");
     assert!(stage.layers().is_empty());
-    stage.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn bash_packages_are_an_image_on_docker() {
-    let stage = alone();
-    stage.docker.mend();
-    let start = v1::Start {
-        runtime: v1::Runtime::Bash.into(),
-        engine: v1::Engine::Docker.into(),
-        ..installing("out x", &["jq"])
-    };
-    let mut run = stage.start(start).await;
-    let (mut came, mut image) = (Vec::new(), None);
-    while let Some(event) = run.next().await {
-        match event.expect("no failure") {
-            Event::Phase(phase) => came.push(phase.phase().as_str_name().to_owned()),
-            Event::Stderr(bytes) | Event::Stdout(bytes) => {
-                came.push(String::from_utf8_lossy(&bytes).into_owned());
-            }
-            Event::Accepted(accepted) => {
-                let id = SandboxId::parse(&accepted.sandbox_id).expect("an id");
-                image = stage.docker.spec_of(&id).and_then(|spec| spec.key.image);
-            }
-            Event::Exited(exited) => assert_eq!(exited.code, Some(0)),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(came, ["PHASE_INSTALL", "deriving\n", "PHASE_CODE", "x\n"]);
-    assert_eq!(image.expect("one").as_str(), "isol8:bash-jq");
     stage.stop().await;
 }
 

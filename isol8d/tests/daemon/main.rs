@@ -8,6 +8,7 @@ mod chaos;
 mod faults;
 mod install;
 mod install_room;
+mod install_system;
 mod life;
 mod output;
 mod queue;

@@ -6,6 +6,8 @@
 //! within the limits of the run that wants them. The step is on the engine's
 //! default network, which no filter of ours is in, or on none where the run has
 //! none: then an image that is there already serves, and no other can be made.
+//! Whoever orders one for a run with a filter judges the manager's hosts before;
+//! where these redirect to, and what scripts reach, is not judged.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -115,27 +117,12 @@ impl Inner {
         limits: &Limits,
         progress: Progress<'_>,
     ) -> Result<ImageName, Failure> {
-        let base = self.images.resolve(&self.client, key).await?;
-        let inspected = image::inspect(&self.client, &base.id).await?;
-        let origin = Origin {
-            runtime: key.runtime,
-            base_id: base.id.clone(),
-            // Only images of ours hold what a parked interpreter needs.
-            foreign: !base.interpreter.parkable,
-            user: inspected
-                .config
-                .and_then(|config| config.user)
-                .filter(|user| !user.is_empty())
-                .unwrap_or_else(|| "0:0".into()),
-            packages: sorted(packages.iter().cloned()),
-        };
+        let origin = self.origin(key, packages).await?;
         let hash = origin.hash();
         let tag = origin.tag(&hash);
-        let name = ImageName::parse(&tag).map_err(|error| {
-            Failure::new(FailureKind::Internal, "a derived image has no name").because(&error)
-        })?;
+        let name = name_of(&tag)?;
         let make = async {
-            if self.find_derived(&tag, &hash).await? {
+            if self.is_derived(&tag, &hash).await? {
                 return Ok(());
             }
             let online = key.network != Network::None;
@@ -149,8 +136,38 @@ impl Inner {
         Ok(name)
     }
 
+    /// What [`Inner::derive`] would find.
+    pub(super) async fn find_derived(
+        &self,
+        key: &SandboxKey,
+        packages: &[Package],
+    ) -> Result<Option<ImageName>, Failure> {
+        let origin = self.origin(key, packages).await?;
+        let hash = origin.hash();
+        let tag = origin.tag(&hash);
+        let found = self.is_derived(&tag, &hash).await?;
+        found.then(|| name_of(&tag)).transpose()
+    }
+
+    async fn origin(&self, key: &SandboxKey, packages: &[Package]) -> Result<Origin, Failure> {
+        let base = self.images.resolve(&self.client, key).await?;
+        let inspected = image::inspect(&self.client, &base.id).await?;
+        Ok(Origin {
+            runtime: key.runtime,
+            base_id: base.id.clone(),
+            // Only images of ours hold what a parked interpreter needs.
+            foreign: !base.interpreter.parkable,
+            user: inspected
+                .config
+                .and_then(|config| config.user)
+                .filter(|user| !user.is_empty())
+                .unwrap_or_else(|| "0:0".into()),
+            packages: sorted(packages.iter().cloned()),
+        })
+    }
+
     /// Whether it is there. To be looked for counts as use.
-    async fn find_derived(&self, tag: &str, hash: &str) -> Result<bool, Failure> {
+    async fn is_derived(&self, tag: &str, hash: &str) -> Result<bool, Failure> {
         let found = match image::inspect(&self.client, tag).await {
             Ok(found) => found,
             Err(asked) if asked.is_missing() => return Ok(false),
@@ -235,6 +252,12 @@ impl Inner {
             tracing::debug!(tag, %error, "a use of an image is not noted");
         }
     }
+}
+
+fn name_of(tag: &str) -> Result<ImageName, Failure> {
+    ImageName::parse(tag).map_err(|error| {
+        Failure::new(FailureKind::Internal, "a derived image has no name").because(&error)
+    })
 }
 
 fn install_failed(origin: &Origin, broken: &Broken) -> Failure {
