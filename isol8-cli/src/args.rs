@@ -32,8 +32,10 @@ pub(crate) enum Command {
     /// Run a program in a fresh sandbox
     #[command(after_help = EXIT_CODES)]
     Run(Box<RunArgs>),
-    /// Build the base images of the Docker engine
+    /// Build the base images of the Docker engine, and custom ones with packages
     Setup(SetupArgs),
+    /// Build a custom image: a base image with packages in it
+    Build(BuildArgs),
     /// Show the resolved configuration and where it came from
     Config(ConfigArgs),
     /// Show the daemon, its engines and its pool
@@ -89,21 +91,43 @@ pub(crate) struct SetupArgs {
     /// Build even where nothing changed
     #[arg(long)]
     pub(crate) force: bool,
-    /// Packages of the custom python image, separated by commas (not there yet)
-    #[arg(long, value_name = "PACKAGES")]
-    pub(crate) python: Option<String>,
-    /// Packages of the custom node image, separated by commas (not there yet)
-    #[arg(long, value_name = "PACKAGES")]
-    pub(crate) node: Option<String>,
-    /// Packages of the custom bun image, separated by commas (not there yet)
-    #[arg(long, value_name = "PACKAGES")]
-    pub(crate) bun: Option<String>,
-    /// Packages of the custom deno image, separated by commas (not there yet)
-    #[arg(long, value_name = "PACKAGES")]
-    pub(crate) deno: Option<String>,
-    /// Packages of the custom bash image, separated by commas (not there yet)
-    #[arg(long, value_name = "PACKAGES")]
-    pub(crate) bash: Option<String>,
+    /// Packages for every python run, separated by commas: they are added to the
+    /// configuration and to the custom image (repeatable, as the others)
+    #[arg(long, value_name = "PACKAGES", allow_hyphen_values = true)]
+    pub(crate) python: Vec<String>,
+    /// Packages for every node run
+    #[arg(long, value_name = "PACKAGES", allow_hyphen_values = true)]
+    pub(crate) node: Vec<String>,
+    /// Packages for every bun run
+    #[arg(long, value_name = "PACKAGES", allow_hyphen_values = true)]
+    pub(crate) bun: Vec<String>,
+    /// Packages for every deno run, such as npm:chalk@5
+    #[arg(long, value_name = "PACKAGES", allow_hyphen_values = true)]
+    pub(crate) deno: Vec<String>,
+    /// Packages of the system for every bash run
+    #[arg(long, value_name = "PACKAGES", allow_hyphen_values = true)]
+    pub(crate) bash: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BuildArgs {
+    /// The runtime whose base image it is built on: python, node, bun, deno or bash
+    #[arg(long, value_name = "RUNTIME")]
+    pub(crate) base: String,
+    /// A package, or several with commas between them (repeatable)
+    #[arg(
+        long,
+        value_name = "PACKAGES",
+        allow_hyphen_values = true,
+        required = true
+    )]
+    pub(crate) install: Vec<String>,
+    /// Another name for the image; `:latest` is added where it has no tag
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tag: Option<String>,
+    /// Build even where the image is there
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, ClapArgs, Default)]

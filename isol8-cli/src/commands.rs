@@ -1,9 +1,11 @@
 //! One file per command.
 
+mod build;
 mod completions;
 mod config;
 mod daemon;
 mod doctor;
+mod progress;
 mod run;
 mod setup;
 mod status;
@@ -24,6 +26,7 @@ pub(crate) fn perform(command: Command, console: &Console) -> Result<Exit, Failu
     match command {
         Command::Run(args) => run::run(*args, &paths, console),
         Command::Setup(args) => wait(setup::setup(&args, &paths, console)),
+        Command::Build(args) => wait(build::build(&args, &paths, console)),
         Command::Config(args) => config::config(&args),
         Command::Status { json } => wait(status::status(json, &paths, console)),
         Command::Doctor { json } => wait(doctor::doctor(json, &paths, console)),

@@ -1,7 +1,7 @@
 //! The isol8 command line.
 //!
-//! Reading order: what was typed ([`args`]), what it asks for ([`settings`], [`plan`]), where
-//! the daemon is ([`paths`]) and how to reach it ([`connect`], [`launch`]), the
+//! Reading order: what was typed ([`args`]), what it asks for ([`settings`],
+//! [`plan`]) and keeps for later ([`dependencies`]), where the daemon is ([`paths`]) and how to reach it ([`connect`], [`launch`]), the
 //! run itself ([`run`]), how it ends ([`exit`], [`report`]), how we speak
 //! ([`console`]), and one file per command ([`commands`]).
 //!
@@ -9,6 +9,7 @@
 //! except where the answer itself was asked for (`status`, `config`, …).
 
 mod args;
+mod dependencies;
 mod plan;
 mod settings;
 

@@ -17,13 +17,14 @@ use bytes::Bytes;
 use isol8_core::{
     config::{Config, EngineChoice},
     failure::{Failure, FailureKind},
+    runtime::Runtime,
     sandbox::{EngineKind, ImageName},
 };
-use isol8_proto::v1::{Engine, Runtime as WireRuntime, Start};
+use isol8_proto::v1::{Dependencies, Engine, Runtime as WireRuntime, Start};
 
 use crate::args::RunArgs;
 
-pub(crate) use later::not_yet;
+pub(crate) use packages::{listed, parsed};
 
 /// One run, ready to be sent.
 #[derive(Debug)]
@@ -89,21 +90,8 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let reach = network::reach(&args, world)?;
     later::check(&args, world.env)?;
     let program = source::read(&source, runtime, world)?;
-    let mut warnings = reach.warnings;
-    if image.is_empty() && world.config.dependencies.contains_key(&runtime) {
-        warnings.push(format!(
-            "custom images are not there yet: the packages of `dependencies.{runtime}` are missing"
-        ));
-    }
-    let wire = match runtime {
-        isol8_core::runtime::Runtime::Python => WireRuntime::Python,
-        isol8_core::runtime::Runtime::Node => WireRuntime::Node,
-        isol8_core::runtime::Runtime::Bun => WireRuntime::Bun,
-        isol8_core::runtime::Runtime::Deno => WireRuntime::Deno,
-        isol8_core::runtime::Runtime::Bash => WireRuntime::Bash,
-    };
     let start = Start {
-        runtime: wire.into(),
+        runtime: wire(runtime).into(),
         code: program.code,
         extension: program.extension,
         engine: engine.into(),
@@ -119,13 +107,36 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         no_install_cache: args.no_install_cache,
         filter: reach.filter,
         log_network: args.log_network,
+        dependencies: dependencies(runtime, world),
     };
     Ok(Plan {
         start,
         stdin,
         json: args.json,
         out: args.out,
-        warnings,
+        warnings: reach.warnings,
+    })
+}
+
+/// The number of a runtime on the wire.
+pub(crate) const fn wire(runtime: Runtime) -> WireRuntime {
+    match runtime {
+        Runtime::Python => WireRuntime::Python,
+        Runtime::Node => WireRuntime::Node,
+        Runtime::Bun => WireRuntime::Bun,
+        Runtime::Deno => WireRuntime::Deno,
+        Runtime::Bash => WireRuntime::Bash,
+    }
+}
+
+/// What our file says in place of the daemon's own.
+fn dependencies(runtime: Runtime, world: &World<'_>) -> Option<Dependencies> {
+    if !(world.given)(&format!("dependencies.{runtime}")) {
+        return None;
+    }
+    let packages = world.config.dependencies.get(&runtime).cloned();
+    Some(Dependencies {
+        packages: packages.unwrap_or_default(),
     })
 }
 

@@ -7,10 +7,25 @@ use isol8_core::{
     config::{
         Config, Resolved,
         layer::Layer,
-        search::{Candidate, Seeker, candidates},
+        search::{Candidate, Seeker, Trust, candidates},
     },
     failure::{Failure, FailureKind},
 };
+
+/// The file that was found, as it stands there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) trust: Trust,
+    pub(crate) text: String,
+}
+
+/// The person's own file, which is made where none was found.
+pub(crate) fn own_file() -> Option<PathBuf> {
+    let lookup = |name: &str| env::var(name).ok();
+    let own = candidates(Seeker::UserDaemon, &lookup).into_iter().next();
+    own.map(|candidate| candidate.path)
+}
 
 /// Finds, reads and resolves the configuration. Where there is no file this is
 /// a look at three paths.
@@ -18,20 +33,30 @@ use isol8_core::{
 /// # Errors
 /// A file that cannot be read or is wrong; the message names key and line.
 pub(crate) fn load() -> Result<Resolved, Failure> {
+    load_text().map(|(resolved, _)| resolved)
+}
+
+/// As [`load`], with the file's text.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_text() -> Result<(Resolved, Option<Found>), Failure> {
     let lookup = |name: &str| env::var(name).ok();
     // Without a working directory (it was removed) there is no file in it.
     let working_dir = env::current_dir().unwrap_or_else(|_| PathBuf::from("/nonexistent"));
     let seeker = Seeker::Cli {
         working_dir: &working_dir,
     };
-    let mut layer = None;
+    let (mut layer, mut found) = (None, None);
     for candidate in candidates(seeker, &lookup) {
         if let Some(text) = read(&candidate)? {
-            layer = Some(Layer::parse(&text, candidate.path, candidate.trust)?);
+            let Candidate { path, trust, .. } = candidate;
+            layer = Some(Layer::parse(&text, path.clone(), trust)?);
+            found = Some(Found { path, trust, text });
             break;
         }
     }
-    Ok(Config::resolve(layer.as_ref(), &lookup)?)
+    Ok((Config::resolve(layer.as_ref(), &lookup)?, found))
 }
 
 fn read(candidate: &Candidate) -> Result<Option<String>, Failure> {

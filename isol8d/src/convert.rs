@@ -21,6 +21,7 @@ mod network;
 mod packages;
 
 pub(crate) use network::check_configured;
+pub(crate) use packages::{configured, packages};
 
 /// More than any machine that this runs on, and far from where sums overflow.
 const MAX_SIZE: ByteSize = ByteSize::mib(1 << 24);
@@ -68,6 +69,10 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
     }
     let (env, secrets) = environment(start.env, start.secrets)?;
     let install = packages::packages(runtime, &start.install)?;
+    let dependencies = match image {
+        None => packages::dependencies(runtime, start.dependencies.as_ref(), config)?,
+        Some(_) => Vec::new(),
+    };
     let network = network::network(start.network, !install.is_empty(), &config.policy)?;
     let log_network = start.log_network;
     let hosts = network::hosts(start.filter, log_network, network, &config.network)?;
@@ -85,6 +90,7 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         stdin: start.stdin,
         buffered: start.buffered,
         install,
+        dependencies,
         no_install_cache: start.no_install_cache,
         hosts,
         log_network,

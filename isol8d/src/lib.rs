@@ -20,6 +20,7 @@ pub mod pool;
 pub mod roster;
 
 pub mod audit;
+mod images;
 mod install;
 mod layers;
 mod outbox;

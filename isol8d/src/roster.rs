@@ -17,7 +17,9 @@ use isol8_core::{
     runtime::Runtime,
     sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
-use isol8_engine::{Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Probe, Progress, Sandbox};
+use isol8_engine::{
+    Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Probe, Progress, Sandbox,
+};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},

@@ -32,6 +32,7 @@ use crate::{
     convert,
     daemon::Daemon,
     egress::Report,
+    images::{self, Choice},
     install::requests,
     outbox::Outbox,
     pool::{Hold, gate::Pass},
@@ -138,7 +139,8 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
             )
             .hint("`isol8 daemon logs` shows where"))
         });
-        network::tell(&asked, &job.request, &secrets, &job.outbox);
+        network::redact(&mut asked, &job.request);
+        network::tell(&asked, &job.request, &job.outbox);
         audit.network(&asked.records).await;
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (outcome, left) = match ended {
@@ -192,7 +194,8 @@ async fn execute<'a>(
     let began = Instant::now();
     let mut deadline = began + request.limits.timeout;
     let front = Front::enter(&daemon.pool);
-    let ready = ready(daemon, engine, job, &mut deadline, asked).await?;
+    let choice = images::choose(daemon, engine, &mut job.request, &job.outbox).await?;
+    let ready = ready(daemon, engine, job, choice, &mut deadline, asked).await?;
     let (key, packages) = match ready {
         Ok(ready) => ready,
         Err(seen) => {
@@ -256,6 +259,7 @@ async fn ready(
     daemon: &Daemon,
     engine: EngineKind,
     job: &Job,
+    choice: Choice,
     deadline: &mut Instant,
     asked: &mut Report,
 ) -> Result<Result<(SandboxKey, Packages), Seen>, Failure> {
@@ -263,6 +267,9 @@ async fn ready(
     let mut key = key_of(engine, request);
     if request.install.is_empty() {
         return Ok(Ok((key, Packages::None)));
+    }
+    if choice == Choice::Served {
+        return Ok(Ok((key, Packages::Image)));
     }
     let secrets = Secrets::new(&request.secrets).expect("the gate has checked them");
     let mut intake = Intake::new(request, &secrets, &job.outbox);

@@ -3,9 +3,9 @@
 //!
 //! `run` is what a person sees of a run, `usage` what is refused before one,
 //! `isolation` what a sandbox is, `network` what leaves it, `install` what is
-//! added to it, `exhaustion` and `escape` what hostile programs try, `secrets`
-//! and `tenants` what must not reach others, `faults` what happens when the
-//! world around a run breaks.
+//! added to it, `images` what is in its image, `exhaustion` and `escape` what
+//! hostile programs try, `secrets` and `tenants` what must not reach others,
+//! `faults` what happens when the world around a run breaks.
 //!
 //! Cases have numbers, so that a finding can be talked about: RX is a resource
 //! that runs out, ES a way out of the sandbox, NE a way out by the network, PR
@@ -20,6 +20,7 @@ mod usage;
 
 mod isolation;
 
+mod images;
 mod install;
 mod network;
 

@@ -1,78 +1,73 @@
 //! `isol8 setup`.
 
-use std::{
-    io::{IsTerminal as _, stderr},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use isol8_core::{
-    failure::{Failure, FailureKind},
+    config::{Resolved, Source},
+    failure::Failure,
+    package::{Package, sorted},
     runtime::Runtime,
 };
 use isol8_proto::v1::{
-    BuildLine, ImageReady, SetupDone, SetupRequest, image_service_client::ImageServiceClient,
-    setup_event::Event,
+    RuntimePackages, SetupDone, SetupRequest, image_service_client::ImageServiceClient,
 };
 
-use super::answer;
+use super::{answer, progress::follow};
 use crate::{
     args::SetupArgs,
-    connect::{self, unwanted},
-    console::{Console, printable},
+    connect,
+    console::Console,
+    dependencies::Change,
     exit::Exit,
     paths::Paths,
-    plan::not_yet,
-    report, settings,
+    plan::{listed, parsed, wire},
+    settings,
 };
 
-const TICK: Duration = Duration::from_millis(120);
+/// What each runtime has in its custom image.
+type Lists = BTreeMap<Runtime, Vec<Package>>;
 
-/// Builds the base images that are missing or out of date.
+/// Builds the base images that are missing or out of date, then the custom image
+/// of each runtime with packages. Packages that were typed go into the
+/// configuration when their images are there.
 pub(super) async fn setup(
     args: &SetupArgs,
     paths: &Paths,
     console: &Console,
 ) -> Result<Exit, Failure> {
-    refuse_packages(args)?;
-    let settings = settings::load()?;
-    for runtime in settings.config.dependencies.keys() {
-        console.warning(&format!(
-            "custom images are not there yet: `dependencies.{runtime}` is not built"
-        ));
+    let typed = typed(args)?;
+    let (settings, found) = settings::load_text()?;
+    let mut lists = configured(&settings)?;
+    let mut changed = Lists::new();
+    for (runtime, packages) in typed {
+        let list = lists.entry(runtime).or_default();
+        let before = list.clone();
+        add(runtime, list, packages);
+        if *list != before {
+            changed.insert(runtime, list.clone());
+        }
     }
-    let link = connect::dial_or_start(paths, console).await?;
+    let change = match changed.is_empty() {
+        true => None,
+        false => Some(Change::prepare(found, &changed)?),
+    };
     let request = SetupRequest {
         force: args.force,
         runtimes: Vec::new(),
+        dependencies: lists.iter().map(to_wire).collect(),
     };
+    let link = connect::dial_or_start(paths, console).await?;
     let mut client = ImageServiceClient::new(link.channel);
     let events = client.setup(request).await;
-    let mut events = events.map_err(|status| unwanted(&status))?.into_inner();
-    let progress = Progress::new();
-    loop {
-        let event = events.message().await.map_err(|status| {
-            progress.clear();
-            unwanted(&status)
-        })?;
-        match event.and_then(|event| event.event) {
-            Some(Event::Line(line)) => progress.line(&line, console),
-            Some(Event::Image(image)) => progress.image(&image, console),
-            Some(Event::Done(done)) => {
-                progress.clear();
-                return answer(summary(done).as_bytes());
-            }
-            None => {
-                progress.clear();
-                let message = "the daemon ended the set-up without saying how";
-                return Err(Failure::new(FailureKind::Internal, message)
-                    .hint("`isol8 daemon logs` may say more"));
-            }
-        }
+    let (_, done) = follow("setup", events, console).await?;
+    if let Some(change) = change {
+        change.write()?;
+        console.say(&format!("changed {}", change.path().display()));
     }
+    answer(summary(done).as_bytes())
 }
 
-fn refuse_packages(args: &SetupArgs) -> Result<(), Failure> {
+fn typed(args: &SetupArgs) -> Result<Lists, Failure> {
     let flags = [
         (Runtime::Python, &args.python),
         (Runtime::Node, &args.node),
@@ -80,9 +75,38 @@ fn refuse_packages(args: &SetupArgs) -> Result<(), Failure> {
         (Runtime::Deno, &args.deno),
         (Runtime::Bash, &args.bash),
     ];
-    match flags.into_iter().find(|(_, packages)| packages.is_some()) {
-        Some((runtime, _)) => Err(not_yet(&format!("setup --{runtime}"))),
-        None => Ok(()),
+    let given = flags.into_iter().filter(|(_, texts)| !texts.is_empty());
+    let lists = given.map(|(runtime, texts)| Ok((runtime, listed(runtime, texts)?)));
+    lists.collect()
+}
+
+/// What our own file says; the daemon knows its own.
+fn configured(settings: &Resolved) -> Result<Lists, Failure> {
+    let all = settings.config.dependencies.iter();
+    let ours = all.filter(|(runtime, _)| {
+        *settings.source(&format!("dependencies.{runtime}")) != Source::Default
+    });
+    let lists = ours.map(|(runtime, texts)| match parsed(*runtime, texts) {
+        Ok(packages) => Ok((*runtime, packages)),
+        Err(failure) => {
+            let place = format!("it stands in `dependencies.{runtime}` of the configuration");
+            Err(failure.cause(place))
+        }
+    });
+    lists.collect()
+}
+
+/// A package that is there in another version is replaced.
+fn add(runtime: Runtime, list: &mut Vec<Package>, packages: Vec<Package>) {
+    list.retain(|old| !packages.iter().any(|new| new.is_same(runtime, old)));
+    list.extend(packages);
+    *list = sorted(list.drain(..));
+}
+
+fn to_wire((runtime, packages): (&Runtime, &Vec<Package>)) -> RuntimePackages {
+    RuntimePackages {
+        runtime: wire(*runtime).into(),
+        packages: packages.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -101,55 +125,18 @@ fn images(count: u32) -> String {
     }
 }
 
-/// A spinner with the build's last line on a terminal, every line elsewhere.
-struct Progress(Option<ProgressBar>);
-
-impl Progress {
-    fn new() -> Self {
-        if !stderr().is_terminal() {
-            return Self(None);
-        }
-        let style = ProgressStyle::with_template("{spinner} {prefix} {wide_msg}")
-            .expect("the template has known keys only");
-        let bar = ProgressBar::new_spinner().with_style(style);
-        bar.set_message("looking at what is there");
-        bar.enable_steady_tick(TICK);
-        Self(Some(bar))
-    }
-
-    fn line(&self, line: &BuildLine, console: &Console) {
-        let runtime = report::runtime(line.runtime());
-        match &self.0 {
-            Some(bar) => {
-                bar.set_prefix(runtime);
-                bar.set_message(printable(line.text.lines().last().unwrap_or_default()));
-            }
-            None => console.say(&format!("{runtime}: {}", line.text)),
-        }
-    }
-
-    fn image(&self, image: &ImageReady, console: &Console) {
-        let seconds = Duration::from_millis(image.elapsed_ms).as_secs_f64();
-        let text = match image.built {
-            true => format!("{} built in {seconds:.1} s", image.tag),
-            false => format!("{} is up to date", image.tag),
-        };
-        match &self.0 {
-            Some(bar) => bar.suspend(|| console.say(&text)),
-            None => console.say(&text),
-        }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_version_replaces_the_one_before() {
+        let runtime = Runtime::Python;
+        let parse = |texts: &[&str]| Package::parse_all(runtime, texts).expect("good");
+        let mut list = parse(&["numpy==1.0", "six"]);
+        add(runtime, &mut list, parse(&["NumPy>=2", "attrs"]));
+        assert_eq!(list, parse(&["NumPy>=2", "attrs", "six"]));
+    }
 
     #[test]
     fn the_last_line_counts() {

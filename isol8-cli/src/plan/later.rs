@@ -30,7 +30,7 @@ pub(super) fn check(args: &RunArgs, env: &dyn Fn(&str) -> Option<OsString>) -> R
 }
 
 /// The one way in which a feature to come is refused.
-pub(crate) fn not_yet(what: &str) -> Failure {
+fn not_yet(what: &str) -> Failure {
     Failure::new(FailureKind::NotYet, format!("`{what}` is not there yet"))
         .hint("leave it out; a later version brings it")
 }

@@ -6,7 +6,7 @@ mod refusals;
 use std::{collections::BTreeMap, fs};
 
 use clap::Parser as _;
-use isol8_core::{quantity::ByteSize, runtime::Runtime};
+use isol8_core::quantity::ByteSize;
 use isol8_proto::v1::NetworkMode;
 
 use super::*;
@@ -283,13 +283,22 @@ fn the_files_network_does_not_reach_a_run() {
 }
 
 #[test]
-fn packages_of_the_configuration_are_not_ignored_silently() {
-    let mut place = Place::default();
-    place.config.dependencies = BTreeMap::from([(Runtime::Python, vec!["numpy".to_owned()])]);
-    let warnings = |argv: &[&str]| planned(&place, argv).expect("a plan").warnings.len();
-    assert_eq!(warnings(&["-e", "1"]), 1);
-    assert_eq!(warnings(&["-e", "1", "-r", "node"]), 0);
-    assert_eq!(warnings(&["-e", "1", "--image", "mine"]), 0);
+fn packages_of_our_file_replace_the_daemons() {
+    let mut place = Place {
+        given: &["dependencies.python", "dependencies.bun"],
+        ..Place::default()
+    };
+    place.config.dependencies = BTreeMap::from([
+        (Runtime::Python, vec!["numpy".to_owned()]),
+        (Runtime::Bun, Vec::new()),
+    ]);
+    let sent = |runtime: &str| {
+        let plan = planned(&place, &["-e", "1", "-r", runtime]).expect("a plan");
+        plan.start.dependencies.map(|sent| sent.packages)
+    };
+    assert_eq!(sent("python"), Some(vec!["numpy".to_owned()]));
+    assert_eq!(sent("bun"), Some(Vec::new()), "an empty list is one too");
+    assert_eq!(sent("node"), None);
 }
 
 #[test]

@@ -101,6 +101,56 @@ fn setup_shows_progress_and_says_when_there_is_nothing_to_do() {
 }
 
 #[test]
+fn build_prints_the_name_of_the_image() {
+    let fake = idle();
+    let argv = ["build", "--base=python", "--install=six,attrs>=1,<9"];
+    let idle = isol8(&fake, &argv);
+    assert_eq!(idle.text(), "isol8:python-custom-0123456789ab\n");
+    assert_eq!(
+        idle.told(),
+        "0\nisol8:python-custom-0123456789ab is up to date\n\
+         nothing to do: the image is there with the same inputs\n"
+    );
+    let more = ["--install=toolz", "--tag=mine", "--force"];
+    let forced = isol8(&fake, &[&argv[..], &more].concat());
+    assert_eq!(
+        forced.told(),
+        "0\nisol8:python-custom-0123456789ab built in 2.5 s\n"
+    );
+    let asked = fake.seen();
+    assert!(
+        asked.contains(&"build attrs>=1,<9 six ".to_owned()),
+        "{asked:?}"
+    );
+    assert!(asked.contains(&"build attrs>=1,<9 six toolz mine".to_owned()));
+}
+
+#[test]
+fn setup_puts_packages_into_the_file_in_force() {
+    let fake = idle();
+    let file = fake.path("isol8.config.json");
+    fs::write(
+        &file,
+        "{\n  \"dependencies\": {\"python\": [\"six==1.0\"]}\n}\n",
+    )
+    .expect("room");
+    let done = isol8(
+        &fake,
+        &["setup", "--python", "six,toolz", "--node=left-pad"],
+    );
+    assert!(done.told().contains("changed ") && done.told().contains("isol8.config.json"));
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert_eq!(
+        text,
+        "{\n  \"dependencies\": {\"python\": [\"six\",\"toolz\"], \"node\": [\"left-pad\"]}\n}\n"
+    );
+    let asked = "setup python: six toolz; node: left-pad".to_owned();
+    assert!(fake.seen().contains(&asked), "{:?}", fake.seen());
+    let again = isol8(&fake, &["setup", "--python", "six"]);
+    assert!(!again.told().contains("changed"), "{}", again.told());
+}
+
+#[test]
 fn config_says_where_a_value_comes_from() {
     let fake = idle();
     let file = fake.path("isol8.config.json");

@@ -9,8 +9,8 @@ use std::{
 };
 
 use isol8_proto::v1::{
-    Accepted, Check, CheckStatus, DoctorRequest, DoctorResponse, EgressStatus, Engine,
-    EngineStatus, ErrorDetail, Exited, ImageReady, InstallCache, ListImagesRequest,
+    Accepted, BuildRequest, Check, CheckStatus, DoctorRequest, DoctorResponse, EgressStatus,
+    Engine, EngineStatus, ErrorDetail, Exited, ImageReady, InstallCache, ListImagesRequest,
     ListImagesResponse, NetworkLog, NetworkRequest, Notice, Phase, PhaseChanged, RunEvent,
     RunRequest, Runtime, SetupDone, SetupEvent, SetupRequest, ShutdownRequest, ShutdownResponse,
     Start, StatusRequest, StatusResponse, StdinTaken, Verdict, WarmRequest, WarmResponse,
@@ -390,12 +390,19 @@ impl AdminService for Services {
 #[tonic::async_trait]
 impl ImageService for Services {
     type SetupStream = tokio_stream::Iter<std::vec::IntoIter<Result<SetupEvent, Status>>>;
+    type BuildStream = Self::SetupStream;
 
     async fn setup(
         &self,
         request: Request<SetupRequest>,
     ) -> Result<Response<Self::SetupStream>, Status> {
-        let built = request.into_inner().force;
+        let request = request.into_inner();
+        let built = request.force;
+        let lists = request.dependencies.iter().map(|list| {
+            let name = list.runtime().as_str_name().replace("RUNTIME_", "");
+            format!("{}: {}", name.to_lowercase(), list.packages.join(" "))
+        });
+        self.note(&format!("setup {}", lists.collect::<Vec<_>>().join("; ")));
         let image = setup_event::Event::Image(ImageReady {
             runtime: Runtime::Python.into(),
             tag: "isol8:python".to_owned(),
@@ -406,6 +413,28 @@ impl ImageService for Services {
         let done = setup_event::Event::Done(SetupDone {
             built: built.into(),
             unchanged: (!built).into(),
+        });
+        let events = [image, done].map(|event| Ok(SetupEvent { event: Some(event) }));
+        Ok(Response::new(tokio_stream::iter(events.to_vec())))
+    }
+
+    async fn build(
+        &self,
+        request: Request<BuildRequest>,
+    ) -> Result<Response<Self::BuildStream>, Status> {
+        let asked = request.into_inner();
+        let tag = asked.tag;
+        self.note(&format!("build {} {tag}", asked.packages.join(" ")));
+        let image = setup_event::Event::Image(ImageReady {
+            runtime: asked.base,
+            tag: "isol8:python-custom-0123456789ab".to_owned(),
+            id: "sha256:2".to_owned(),
+            built: asked.force,
+            elapsed_ms: 2500,
+        });
+        let done = setup_event::Event::Done(SetupDone {
+            built: asked.force.into(),
+            unchanged: (!asked.force).into(),
         });
         let events = [image, done].map(|event| Ok(SetupEvent { event: Some(event) }));
         Ok(Response::new(tokio_stream::iter(events.to_vec())))

@@ -182,13 +182,33 @@ fn what_is_not_there_yet_fails_plainly() {
         hint: leave it out; a later version brings it
     "#]],
     );
+}
+
+#[test]
+fn packages_of_images_are_checked_first() {
     check(
-        &["setup", "--python", "numpy"],
+        &["setup", "--python", "numpy,-r"],
         &expect![[r#"
-        125
-        error: `setup --python` is not there yet
-        hint: leave it out; a later version brings it
-    "#]],
+            2
+            error: `-r` is an option, not a package
+            hint: write it like `--install 'numpy>=2'`
+        "#]],
+    );
+    check(
+        &["build", "--base", "python", "--install", "numpy;id"],
+        &expect![[r#"
+            2
+            error: `numpy;id` is not a python package: it holds `;`
+            hint: write it like `--install 'numpy>=2'`
+        "#]],
+    );
+    check(
+        &["build", "--base", "perl", "--install", "numpy"],
+        &expect![[r#"
+            2
+            error: `perl` is not a runtime; choose python, node, bun, deno or bash
+            hint: write it like `isol8 build --base python --install numpy`
+        "#]],
     );
 }
 

@@ -52,6 +52,9 @@ pub struct RunRequest {
     pub buffered: bool,
     /// Packages to install first, sorted and without repeats.
     pub install: Vec<Package>,
+    /// Packages that it looks for in a custom image, sorted and without repeats.
+    /// None where `image` says which image it is.
+    pub dependencies: Vec<Package>,
     /// Neither use nor fill the install cache.
     pub no_install_cache: bool,
     /// Which hosts a filtered network lets through.

@@ -55,6 +55,7 @@ fn request(code: &[u8]) -> RunRequest {
         stdin: false,
         buffered: false,
         install: Package::parse_all(Runtime::Python, &["rich"]).expect("a package"),
+        dependencies: Vec::new(),
         no_install_cache: false,
         hosts: Hosts {
             allow: vec![r"example\.com".to_owned()],
