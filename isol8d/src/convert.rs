@@ -68,7 +68,7 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         .hint("lower `--max-output`, or let the output stream"));
     }
     let (env, secrets) = environment(start.env, start.secrets)?;
-    let install = packages::packages(runtime, &start.install)?;
+    let install = packages(runtime, &start.install)?;
     let dependencies = match image {
         None => packages::dependencies(runtime, start.dependencies.as_ref(), config)?,
         Some(_) => Vec::new(),

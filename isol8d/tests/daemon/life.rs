@@ -91,6 +91,7 @@ async fn setup_builds_with_progress_and_says_when_nothing_changed() {
         let request = v1::SetupRequest {
             force,
             runtimes: Vec::new(),
+            ..Default::default()
         };
         let events = images.setup(request).await.expect("a stream");
         let mut events = events.into_inner();
