@@ -579,7 +579,8 @@ impl Engine for FakeEngine {
 
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
         self.call(Step::Images).await?;
-        Ok(Runtime::ALL.into_iter().map(image).collect())
+        let bases = Runtime::ALL.into_iter().map(image);
+        Ok(bases.chain(self.state().customs.clone()).collect())
     }
 
     async fn doctor(&self) -> Vec<Probe> {

@@ -6,6 +6,7 @@ mod stage;
 
 mod chaos;
 mod faults;
+mod images;
 mod install;
 mod install_room;
 mod install_system;
