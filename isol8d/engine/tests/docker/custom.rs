@@ -140,8 +140,8 @@ async fn every_runtime_finds_its_packages() {
             Runtime::Bash,
             "tree",
             "sh",
-            "tree --version | head -c 6",
-            "tree v",
+            "[[ $(tree --version) == tree* ]] && echo found",
+            "found\n",
         ),
     ];
     let bench = Bench::with_images_of(&all.map(|(runtime, ..)| runtime)).await;
