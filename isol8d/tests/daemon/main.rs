@@ -4,6 +4,7 @@
 
 mod stage;
 
+mod audit;
 mod chaos;
 mod faults;
 mod images;

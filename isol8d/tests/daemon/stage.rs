@@ -123,6 +123,11 @@ impl Stage {
         }
     }
 
+    /// The daemon's state folder.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Names of what is in the folder of the install cache.
     pub(crate) fn layers(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path().join("layers")).expect("a folder");
