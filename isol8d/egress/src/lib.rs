@@ -31,7 +31,6 @@ mod session;
 mod exchange;
 mod meter;
 mod origin;
-mod own;
 mod rest;
 mod route;
 mod service;

@@ -15,7 +15,6 @@ use tokio_util::either::Either;
 use crate::{
     lane::{Heading, Lane},
     net::{Link, Net, ask_for_tunnel},
-    own,
     session::Session,
     upstream::Upstream,
 };
@@ -81,7 +80,7 @@ impl Ask<'_> {
         let (mut permitted, mut refused) = (Vec::new(), None);
         let rules = self.rules()?;
         for address in found {
-            match judge(&rules, address) {
+            match rules.judge_address(address) {
                 Ok(()) => permitted.push(address),
                 Err(refusal) => refused = refused.or(Some(refusal)),
             }
@@ -149,16 +148,6 @@ impl Ask<'_> {
             addresses,
         });
     }
-}
-
-/// By its range, and by whether it is this host's own: services there may trust
-/// who comes from the host, which a program in a sandbox would seem to be.
-fn judge(rules: &Rules, address: IpAddr) -> Result<(), Refusal> {
-    rules.judge_address(address)?;
-    if own::is_own(address) {
-        return rules.judge_own_address(address);
-    }
-    Ok(())
 }
 
 async fn in_time<T>(

@@ -31,9 +31,6 @@ pub enum AddressClass {
     Translated,
     /// Set aside, or not handed out yet.
     Reserved,
-    /// Any address that this host has itself: what listens there may trust who
-    /// comes from here. Not to be seen from the address alone.
-    Own,
 }
 
 impl AddressClass {
@@ -51,7 +48,6 @@ impl AddressClass {
             Self::Benchmark => "benchmark",
             Self::Translated => "translated",
             Self::Reserved => "reserved",
-            Self::Own => "local (this host's own)",
         }
     }
 }

@@ -174,23 +174,6 @@ impl Rules {
         })
     }
 
-    /// Judges an address that this host has itself. It is refused as others
-    /// inside are, unless the operator opened a range that holds it.
-    ///
-    /// # Errors
-    /// [`Refusal::Address`].
-    pub fn judge_own_address(&self, address: IpAddr) -> Result<(), Refusal> {
-        if self
-            .allow_private
-            .iter()
-            .any(|range| range.contains(address))
-        {
-            return Ok(());
-        }
-        let class = AddressClass::Own;
-        Err(Refusal::Address { address, class })
-    }
-
     /// Whether every public host is open: both lists are empty and there are no
     /// registries.
     #[must_use]
