@@ -32,7 +32,12 @@ const SIGKILL: i32 = 9;
 impl Seen {
     /// Whether only the counters can tell what happened.
     pub(crate) fn needs_counters(self) -> bool {
-        matches!(self, Self::Signal(SIGKILL) | Self::LinkLost)
+        // After a kill of ours nobody is in a hurry, and what init knows of the
+        // main process leaves its children out.
+        matches!(
+            self,
+            Self::Signal(SIGKILL) | Self::LinkLost | Self::Deadline
+        )
     }
 }
 
