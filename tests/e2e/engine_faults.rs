@@ -159,7 +159,7 @@ fn a_docker_engine_that_freezes_dies_and_returns() {
         back("after it was stopped");
 
         stage.stop_daemon();
-        wait_until("an empty engine", seconds(45) + millis(1), || {
+        wait_until("an empty engine", seconds(10) + millis(1), || {
             engine.containers().is_empty()
         });
         // What the engine was starting when it was killed it has forgotten itself:

@@ -129,8 +129,16 @@ impl PrivateDocker {
     /// Every container that it has.
     #[must_use]
     pub fn containers(&self) -> Vec<String> {
-        let listed = host::tool("docker", &["-H", &self.host(), "ps", "-aq"]);
-        listed.lines().map(str::to_owned).collect()
+        let format = "{{.ID}} {{.Names}}";
+        let args = ["-H", &self.host(), "ps", "-a", "--format", format];
+        let listed = host::tool("docker", &args);
+        // An engine that was killed may list what it has removed for ever: by
+        // then it has taken the name away, and knows nothing more of it.
+        let named = listed.lines().filter_map(|line| line.split_once(' '));
+        named
+            .filter(|(_, name)| !name.is_empty())
+            .map(|(id, _)| id.to_owned())
+            .collect()
     }
 }
 
