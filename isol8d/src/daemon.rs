@@ -53,6 +53,9 @@ pub const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// How long the pool may take to destroy what is warm.
 pub const POOL_GRACE: Duration = Duration::from_secs(10);
 
+/// How long the last look for what an engine made too late may take.
+pub const SWEEP_GRACE: Duration = Duration::from_secs(5);
+
 /// A line of a build that is shown to a person.
 const MAX_NOTICE_BYTES: usize = 2 << 10;
 
@@ -283,9 +286,26 @@ impl Daemon {
         tracing::info!(cancelled = left, in_time, elapsed_ms, "runs have ended");
     }
 
+    /// An engine that hung may have done what it was asked to long after whoever
+    /// asked had given up: nobody but this daemon would look for it before the
+    /// next start.
+    async fn sweep_once_more(&self) {
+        let sweep = reconcile::sweep(&self.roster, &self.id, &self.runtime_dir);
+        let swept = tokio::select! {
+            swept = timeout(SWEEP_GRACE, sweep) => swept,
+            () = self.hurry.cancelled() => return,
+        };
+        match swept {
+            Ok(swept) if swept.destroyed == 0 => {}
+            Ok(swept) => tracing::info!(destroyed = swept.destroyed, "removed what came late"),
+            Err(_) => tracing::warn!("an engine does not answer: it was not looked at again"),
+        }
+    }
+
     /// Destroys what is warm and waits for the rest.
     pub(crate) async fn close(&self) {
         let left = self.pool.shutdown(POOL_GRACE).await;
+        self.sweep_once_more().await;
         let ended = timeout(CLOSE_GRACE, self.egress.shutdown()).await;
         if ended.is_err() {
             tracing::warn!("the egress process did not end in time");

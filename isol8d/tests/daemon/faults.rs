@@ -188,6 +188,27 @@ async fn a_sandbox_that_died_warm_is_not_handed_out() {
     stage.stop().await;
 }
 
+/// An engine that hung makes a sandbox that nobody waits for any more, and the
+/// daemon stops before its next look.
+#[tokio::test(start_paused = true)]
+async fn what_an_engine_made_too_late_goes_at_the_end() {
+    let mut own = None;
+    let stage = Stage::with(no_pool(), |_, id| own = Some(id.clone()));
+    let own = own.expect("the stage was set");
+    assert_eq!(stage.run("out x").await.stdout, b"x\n");
+    stage.docker.add_stranger(SandboxId::random(), own);
+    stage.stop().await;
+}
+
+/// The end does not wait for an engine that does not answer.
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_does_not_hold_the_end() {
+    let stage = Stage::with(no_pool(), |_, _| {});
+    assert_eq!(stage.run("out x").await.stdout, b"x\n");
+    stage.docker.plan_always(Step::List, Fault::Hang);
+    stage.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_earlier_daemons_left_goes_at_the_start() {
     let (dead, alive) = (DaemonId::random(), DaemonId::random());
