@@ -4,7 +4,7 @@
 //! Reading order: how an engine is asked ([`client`]), what a container is from
 //! its creation to its removal ([`container`]), who is responsible for it
 //! meanwhile ([`live`]), what it has used ([`accounting`]); then images
-//! ([`image`], [`pull`], [`builder`], [`build`], [`derive`], [`custom`]) and what
+//! ([`image`], [`pull`], [`builder`], [`build`], [`packed`], [`derive`], [`custom`]) and what
 //! can be wrong ([`doctor`]).
 //!
 //! A sandbox is made by a task of its own, which a dropped future does not
@@ -52,6 +52,7 @@ mod doctor;
 mod etc;
 mod image;
 mod live;
+mod packed;
 mod pull;
 
 use client::{ASK, Client, PING, REMOVE, UPDATE};

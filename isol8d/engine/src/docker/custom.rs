@@ -17,23 +17,19 @@ use std::{collections::HashMap, sync::Arc};
 
 use isol8_core::{
     failure::{Failure, FailureKind},
-    ids::RunId,
-    package::{Package, sorted},
+    package::Package,
     runtime::Runtime,
     sandbox::ImageName,
 };
 
 use super::{
     Inner,
-    build::{CA_BUNDLE, LABEL_BASE, LABEL_INPUTS, proxies},
-    builder::{Broken, Order, fingerprint},
-    derive::{
-        self,
-        leftovers::{Fate, LABEL_BUILD},
-    },
-    image::{self, LABEL_RUNTIME, base_tag},
+    builder::Broken,
+    derive,
+    image::base_tag,
+    packed::{NAME_DIGITS, Origin, Step},
 };
-use crate::{Built, CustomOrder, ImageInfo, Progress, hardening::LABEL_MANAGED};
+use crate::{Built, CustomOrder, ImageInfo, Progress};
 
 mod lookup;
 
@@ -43,70 +39,26 @@ const RECIPE: &str = "1";
 /// The packages as a JSON list. An image that has it is a custom one, or was made
 /// from one.
 pub(super) const LABEL_CUSTOM: &str = "isol8.custom";
-/// Hex digits of the hash that go into the name.
-const NAME_DIGITS: usize = 12;
 /// Where the modules of a custom deno image are.
 pub(super) const DENO_FOLDER: &str = "/usr/local/share/isol8/deno";
 
-/// What a custom image is made from.
-#[derive(Debug)]
-struct Origin {
-    runtime: Runtime,
-    base_id: String,
-    /// Who the base image's programs run as, which stays.
-    user: String,
-    /// Sorted, each once.
-    packages: Vec<Package>,
+fn hash_of(origin: &Origin) -> String {
+    origin.hash(RECIPE, install_script(origin.runtime))
 }
 
-impl Origin {
-    fn hash(&self) -> String {
-        let script = install_script(self.runtime);
-        let fixed = [RECIPE, script, self.runtime.name(), &self.base_id];
-        let packages = self.packages.iter().map(Package::as_str);
-        fingerprint(fixed.into_iter().chain(packages).map(str::as_bytes))
+/// What programs in such an image need to find its packages.
+fn surroundings(runtime: Runtime) -> String {
+    match runtime {
+        Runtime::Node | Runtime::Bun => "ENV PATH=/node_modules/.bin:${PATH}\n".to_owned(),
+        Runtime::Deno => format!("ENV DENO_DIR={DENO_FOLDER}\n"),
+        Runtime::Python | Runtime::Bash => String::new(),
     }
+}
 
-    /// The labels come first, so that whatever the build makes carries them. The
-    /// names of packages come to the script in a file and meet no shell's syntax.
-    fn dockerfile(&self, hash: &str, build: &RunId) -> String {
-        let labels = [
-            (LABEL_BUILD, build.as_str()),
-            (LABEL_MANAGED, "1"),
-            (LABEL_RUNTIME, self.runtime.name()),
-            (LABEL_INPUTS, hash),
-            (LABEL_BASE, &self.base_id),
-        ]
-        .map(|(name, value)| format!("{name}=\"{value}\""));
-        let surroundings = match self.runtime {
-            Runtime::Node | Runtime::Bun => "ENV PATH=/node_modules/.bin:${PATH}\n".to_owned(),
-            Runtime::Deno => format!("ENV DENO_DIR={DENO_FOLDER}\n"),
-            Runtime::Python | Runtime::Bash => String::new(),
-        };
-        format!(
-            "FROM {}\n\
-             LABEL {}\n\
-             {surroundings}\
-             USER 0:0\n\
-             COPY install.sh packages {CA_BUNDLE} /isol8-install/\n\
-             RUN [\"/bin/sh\", \"/isol8-install/install.sh\", \"{}\"]\n\
-             ARG ISOL8_USER\n\
-             USER ${{ISOL8_USER}}\n",
-            self.base_id,
-            labels.join(" "),
-            self.runtime,
-        )
-    }
-
-    fn listed(&self, between: &str) -> String {
-        let names: Vec<&str> = self.packages.iter().map(Package::as_str).collect();
-        names.join(between)
-    }
-
-    fn label(&self) -> String {
-        let names: Vec<&str> = self.packages.iter().map(Package::as_str).collect();
-        serde_json::to_string(&names).expect("texts are JSON")
-    }
+/// The value of [`LABEL_CUSTOM`].
+fn list_of(packages: &[Package]) -> String {
+    let names: Vec<&str> = packages.iter().map(Package::as_str).collect();
+    serde_json::to_string(&names).expect("texts are JSON")
 }
 
 /// The name of a custom image with this hash of its inputs.
@@ -147,18 +99,10 @@ impl Inner {
         progress: Progress<'_>,
     ) -> Result<Built, Failure> {
         let base = self.images.named(&self.client, order.runtime, None).await?;
-        let inspected = image::inspect(&self.client, &base.id).await?;
-        let origin = Origin {
-            runtime: order.runtime,
-            base_id: base.id.clone(),
-            user: inspected
-                .config
-                .and_then(|config| config.user)
-                .filter(|user| !user.is_empty())
-                .unwrap_or_else(|| "0:0".into()),
-            packages: sorted(order.packages.iter().cloned()),
-        };
-        let hash = origin.hash();
+        let origin = self
+            .origin_of(&base, order.runtime, &order.packages)
+            .await?;
+        let hash = hash_of(&origin);
         let tag = tag_of(origin.runtime, &hash);
         if let Some(alias) = &order.alias {
             self.check_alias(alias.as_str()).await?;
@@ -212,15 +156,9 @@ impl Inner {
         hash: &str,
         tag: &str,
     ) -> Result<Option<ImageInfo>, Failure> {
-        let found = match image::inspect(&self.client, tag).await {
-            Ok(found) => found,
-            Err(asked) if asked.is_missing() => return Ok(None),
-            Err(asked) => return Err(asked.into()),
-        };
-        let is = |label, value| image::label_of(&found, label) == Some(value);
-        if !is(LABEL_MANAGED, "1") || !is(LABEL_INPUTS, hash) {
+        let Some(found) = self.standing_with(tag, hash).await? else {
             return Ok(None);
-        }
+        };
         Ok(Some(ImageInfo {
             runtime: origin.runtime,
             tag: tag.to_owned(),
@@ -237,42 +175,18 @@ impl Inner {
         tag: &str,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
-        let build = RunId::random();
-        let dockerfile = origin.dockerfile(hash, &build);
-        let packages = origin.listed("\n") + "\n";
-        // A proxy that asks for a password does not get it here: packages bring
-        // scripts, and each of them could read it.
-        let proxies = proxies().filter(|(_, value)| !value.contains('@'));
-        let user = ("ISOL8_USER".to_owned(), origin.user.clone());
-        let order = Order {
+        progress(&format!("installing {} into {tag}", origin.listed(", ")));
+        let step = Step {
             tag,
-            files: &[
-                ("Dockerfile", dockerfile.as_bytes()),
-                ("install.sh", install_script(origin.runtime).as_bytes()),
-                ("packages", packages.as_bytes()),
-                (CA_BUNDLE, &self.ca_bundle().await?),
-            ],
-            target: "",
-            arguments: proxies.chain([user]).collect(),
-            labels: HashMap::from([(LABEL_CUSTOM.to_owned(), origin.label())]),
-            // Whoever has an image built again wants its packages new.
-            nocache: true,
+            hash,
+            script: install_script(origin.runtime),
+            labels: &[],
+            surroundings: &surroundings(origin.runtime),
+            last_labels: HashMap::from([(LABEL_CUSTOM.to_owned(), list_of(&origin.packages))]),
             terms: None,
         };
-        progress(&format!("installing {} into {tag}", origin.listed(", ")));
-        let (tell, swept) = self.watch(build);
-        let Err(broken) = self.order(&order, progress).await else {
-            let _ = tell.send(Fate::Made);
-            return Ok(());
-        };
-        let fate = if broken.answered {
-            Fate::Failed
-        } else {
-            Fate::Unknown
-        };
-        let _ = tell.send(fate);
-        drop(swept.await);
-        Err(build_failed(origin, &broken))
+        let packed = self.pack(origin, step, progress).await;
+        packed.map_err(|broken| build_failed(origin, &broken))
     }
 }
 

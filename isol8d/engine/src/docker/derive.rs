@@ -13,90 +13,45 @@ use std::{collections::HashMap, sync::Arc};
 
 use isol8_core::{
     failure::{Failure, FailureKind},
-    ids::RunId,
-    package::{Package, sorted},
-    runtime::Runtime,
+    package::Package,
     sandbox::{ImageName, Limits, Network, SandboxKey},
 };
 
 use super::{
     Inner,
-    build::{CA_BUNDLE, LABEL_BASE, LABEL_INPUTS, proxies},
-    builder::{Broken, Order, Terms, fingerprint, is_builders_own},
+    builder::{Broken, Terms, is_builders_own},
     client::ASK,
-    image::{self, LABEL_FOREIGN, LABEL_RUNTIME, base_tag},
+    image::{LABEL_FOREIGN, base_tag},
+    packed::{NAME_DIGITS, Origin, Step},
 };
-use crate::{Progress, hardening::LABEL_MANAGED};
+use crate::Progress;
 
 pub(super) mod leftovers;
-
-use leftovers::{Fate, LABEL_BUILD};
 
 pub(super) const INSTALL: &str = include_str!("derive/install.sh");
 /// Counts up when the same packages would turn out in another way.
 const RECIPE: &str = "1";
 /// The packages, with spaces between. An image that has it is a derived one.
 const LABEL_PACKAGES: &str = "isol8.packages";
-/// Hex digits of the hash that go into the name.
-const NAME_DIGITS: usize = 12;
 /// What the kernel's out-of-memory killer leaves of a step, as builders say it.
 const KILLED: &str = "non-zero code: 137";
 
 /// What a derived image is made from.
 #[derive(Debug)]
-struct Origin {
-    runtime: Runtime,
-    base_id: String,
-    /// Who the image's programs run as by default, which stays.
-    user: String,
-    /// It is none of ours: its interpreter is searched in its PATH.
+struct Derived {
+    origin: Origin,
+    /// The image below is none of ours: its interpreter is searched in its PATH.
     foreign: bool,
-    /// Sorted, each once.
-    packages: Vec<Package>,
 }
 
-impl Origin {
+impl Derived {
     fn hash(&self) -> String {
-        let fixed = [RECIPE, INSTALL, self.runtime.name(), &self.base_id];
-        let packages = self.packages.iter().map(Package::as_str);
-        fingerprint(fixed.into_iter().chain(packages).map(str::as_bytes))
+        self.origin.hash(RECIPE, INSTALL)
     }
 
     fn tag(&self, hash: &str) -> String {
-        format!("{}-{}", base_tag(self.runtime), &hash[..NAME_DIGITS])
-    }
-
-    fn listed(&self, between: &str) -> String {
-        let names: Vec<&str> = self.packages.iter().map(Package::as_str).collect();
-        names.join(between)
-    }
-
-    /// The labels come first, so that whatever the build makes carries them. The
-    /// names of packages come to the script in a file and meet no shell's syntax;
-    /// nothing that stands here has a sign of a Dockerfile's own.
-    fn dockerfile(&self, hash: &str, build: &RunId) -> String {
-        let foreign = if self.foreign { "1" } else { "" };
-        let labels = [
-            (LABEL_BUILD, build.as_str()),
-            (LABEL_MANAGED, "1"),
-            (LABEL_RUNTIME, self.runtime.name()),
-            (LABEL_INPUTS, hash),
-            (LABEL_BASE, &self.base_id),
-            (LABEL_FOREIGN, foreign),
-            (LABEL_PACKAGES, &self.listed(" ")),
-        ]
-        .map(|(name, value)| format!("{name}=\"{value}\""));
-        format!(
-            "FROM {}\n\
-             LABEL {}\n\
-             USER 0:0\n\
-             COPY install.sh packages {CA_BUNDLE} /isol8-install/\n\
-             RUN [\"/bin/sh\", \"/isol8-install/install.sh\"]\n\
-             ARG ISOL8_USER\n\
-             USER ${{ISOL8_USER}}\n",
-            self.base_id,
-            labels.join(" "),
-        )
+        let base = base_tag(self.origin.runtime);
+        format!("{base}-{}", &hash[..NAME_DIGITS])
     }
 }
 
@@ -117,9 +72,9 @@ impl Inner {
         limits: &Limits,
         progress: Progress<'_>,
     ) -> Result<ImageName, Failure> {
-        let origin = self.origin(key, packages).await?;
-        let hash = origin.hash();
-        let tag = origin.tag(&hash);
+        let derived = self.derived(key, packages).await?;
+        let hash = derived.hash();
+        let tag = derived.tag(&hash);
         let name = name_of(&tag)?;
         let make = async {
             if self.is_derived(&tag, &hash).await? {
@@ -127,7 +82,7 @@ impl Inner {
             }
             let online = key.network != Network::None;
             let terms = Terms::of(limits, self.facts().await?.cores, online);
-            self.install(&origin, &hash, &tag, terms, progress).await?;
+            self.install(&derived, &hash, &tag, terms, progress).await?;
             self.images.forget();
             self.evict(&tag).await;
             Ok(())
@@ -142,94 +97,61 @@ impl Inner {
         key: &SandboxKey,
         packages: &[Package],
     ) -> Result<Option<ImageName>, Failure> {
-        let origin = self.origin(key, packages).await?;
-        let hash = origin.hash();
-        let tag = origin.tag(&hash);
+        let derived = self.derived(key, packages).await?;
+        let hash = derived.hash();
+        let tag = derived.tag(&hash);
         let found = self.is_derived(&tag, &hash).await?;
         found.then(|| name_of(&tag)).transpose()
     }
 
-    async fn origin(&self, key: &SandboxKey, packages: &[Package]) -> Result<Origin, Failure> {
+    async fn derived(&self, key: &SandboxKey, packages: &[Package]) -> Result<Derived, Failure> {
         let base = self.images.resolve(&self.client, key).await?;
-        let inspected = image::inspect(&self.client, &base.id).await?;
-        Ok(Origin {
-            runtime: key.runtime,
-            base_id: base.id.clone(),
+        Ok(Derived {
+            origin: self.origin_of(&base, key.runtime, packages).await?,
             // Only images of ours hold what a parked interpreter needs.
             foreign: !base.interpreter.parkable,
-            user: inspected
-                .config
-                .and_then(|config| config.user)
-                .filter(|user| !user.is_empty())
-                .unwrap_or_else(|| "0:0".into()),
-            packages: sorted(packages.iter().cloned()),
         })
     }
 
     /// Whether it is there. To be looked for counts as use.
     async fn is_derived(&self, tag: &str, hash: &str) -> Result<bool, Failure> {
-        let found = match image::inspect(&self.client, tag).await {
-            Ok(found) => found,
-            Err(asked) if asked.is_missing() => return Ok(false),
-            Err(asked) => return Err(asked.into()),
-        };
-        let is = |label, value| image::label_of(&found, label) == Some(value);
-        if !is(LABEL_MANAGED, "1") || !is(LABEL_INPUTS, hash) {
-            return Ok(false);
+        let found = self.standing_with(tag, hash).await?.is_some();
+        if found {
+            self.touch(tag).await;
         }
-        self.touch(tag).await;
-        Ok(true)
+        Ok(found)
     }
 
     async fn install(
         self: &Arc<Self>,
-        origin: &Origin,
+        derived: &Derived,
         hash: &str,
         tag: &str,
         terms: Terms,
         progress: Progress<'_>,
     ) -> Result<(), Failure> {
-        let build = RunId::random();
-        let dockerfile = origin.dockerfile(hash, &build);
-        let packages = origin.listed("\n") + "\n";
-        // A proxy that asks for a password does not get it here: packages bring
-        // scripts, and each of them could read it.
-        let proxies = proxies().filter(|(_, value)| !value.contains('@'));
-        let user = ("ISOL8_USER".to_owned(), origin.user.clone());
-        let order = Order {
-            tag,
-            files: &[
-                ("Dockerfile", dockerfile.as_bytes()),
-                ("install.sh", INSTALL.as_bytes()),
-                ("packages", packages.as_bytes()),
-                (CA_BUNDLE, &self.ca_bundle().await?),
-            ],
-            target: "",
-            arguments: proxies.chain([user]).collect(),
-            labels: HashMap::new(),
-            // Who removes an image wants its packages new.
-            nocache: true,
-            terms: Some(terms),
-        };
+        let origin = &derived.origin;
         progress(&format!("installing {} into {tag}", origin.listed(", ")));
         let of_manager = |line: &str| {
             if !is_builders_own(line) {
                 progress(line);
             }
         };
-        let (tell, swept) = self.watch(build);
-        let Err(broken) = self.order(&order, &of_manager).await else {
-            let _ = tell.send(Fate::Made);
-            return Ok(());
+        let step = Step {
+            tag,
+            hash,
+            script: INSTALL,
+            // Nothing that stands here has a sign of a Dockerfile's own.
+            labels: &[
+                (LABEL_FOREIGN, if derived.foreign { "1" } else { "" }),
+                (LABEL_PACKAGES, &origin.listed(" ")),
+            ],
+            surroundings: "",
+            last_labels: HashMap::new(),
+            terms: Some(terms),
         };
-        let fate = if broken.answered {
-            Fate::Failed
-        } else {
-            Fate::Unknown
-        };
-        let _ = tell.send(fate);
-        drop(swept.await);
-        Err(install_failed(origin, &broken))
+        let packed = self.pack(origin, step, &of_manager).await;
+        packed.map_err(|broken| install_failed(origin, &broken))
     }
 
     /// Notes a use where the engine keeps it: the time of an image's last tag.
@@ -287,23 +209,27 @@ fn quoted(packages: &[Package]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use isol8_core::{ids::RunId, runtime::Runtime};
+
     use super::*;
 
-    fn origin(packages: &[&str]) -> Origin {
-        Origin {
-            runtime: Runtime::Bash,
-            base_id: "sha256:1".into(),
-            user: "65534:65534".into(),
+    fn derived(packages: &[&str]) -> Derived {
+        Derived {
+            origin: Origin {
+                runtime: Runtime::Bash,
+                base_id: "sha256:1".into(),
+                user: "65534:65534".into(),
+                packages: Package::parse_all(Runtime::Bash, packages).unwrap(),
+            },
             foreign: false,
-            packages: Package::parse_all(Runtime::Bash, packages).unwrap(),
         }
     }
 
     #[test]
     fn the_same_packages_have_the_same_name() {
         let name = |packages: &[&str]| {
-            let origin = origin(packages);
-            origin.tag(&origin.hash())
+            let derived = derived(packages);
+            derived.tag(&derived.hash())
         };
         let of_both = name(&["jq", "file"]);
         assert_eq!(of_both, name(&["file", "jq", "jq"]));
@@ -316,19 +242,29 @@ mod tests {
 
     #[test]
     fn another_base_is_another_image() {
-        let mut origin = origin(&["jq"]);
-        let before = origin.hash();
-        origin.base_id = "sha256:2".into();
-        let after = origin.hash();
-        origin.runtime = Runtime::Python;
+        let mut changed = derived(&["jq"]);
+        let before = changed.hash();
+        changed.origin.base_id = "sha256:2".into();
+        let after = changed.hash();
+        changed.origin.runtime = Runtime::Python;
         assert_ne!(before, after);
-        assert_ne!(after, origin.hash());
+        assert_ne!(after, changed.hash());
     }
 
     #[test]
     fn the_labels_come_before_any_step() {
         let build = RunId::random();
-        let text = origin(&["jq", "file"]).dockerfile("0123", &build);
+        let origin = derived(&["jq", "file"]).origin;
+        let step = Step {
+            tag: "x",
+            hash: "0123",
+            script: INSTALL,
+            labels: &[(LABEL_FOREIGN, ""), (LABEL_PACKAGES, &origin.listed(" "))],
+            surroundings: "",
+            last_labels: HashMap::new(),
+            terms: None,
+        };
+        let text = origin.dockerfile(&step, &build);
         let lines: Vec<&str> = text.lines().collect();
         let labels = format!(
             "LABEL isol8.build=\"{build}\" isol8.managed=\"1\" isol8.runtime=\"bash\" \
@@ -347,7 +283,7 @@ mod tests {
             answered,
             lines: vec!["E: no such package".into()],
         };
-        let failed = |broken| install_failed(&origin(&["jq", "file"]), &broken);
+        let failed = |broken| install_failed(&derived(&["jq", "file"]).origin, &broken);
         let usual = failed(broken(FailureKind::EngineRefused, "code: 100", true));
         assert_eq!(usual.kind, FailureKind::InstallFailed);
         assert_eq!(usual.message, "cannot install `file`, `jq`");

@@ -13,8 +13,9 @@ use super::{
         Inner,
         client::{ASK, REMOVE},
         image,
+        packed::Origin,
     },
-    Origin, tag_of,
+    hash_of, tag_of,
 };
 use crate::ImageInfo;
 
@@ -34,7 +35,7 @@ impl Inner {
             user: String::new(),
             packages: sorted(packages.iter().cloned()),
         };
-        let hash = origin.hash();
+        let hash = hash_of(&origin);
         let name = name(&tag_of(runtime, &hash))?;
         match self.images.named(&self.client, runtime, Some(&name)).await {
             Ok(image) if image.inputs.as_deref() == Some(&hash) => Ok(Some(name)),
@@ -67,7 +68,7 @@ impl Inner {
                 user: String::new(),
                 packages: image.packages.clone(),
             };
-            image.tag == tag_of(runtime, &origin.hash())
+            image.tag == tag_of(runtime, &hash_of(&origin))
         };
         let serving = all.iter().filter(met).filter(is_current);
         let best = serving.min_by_key(|image| (image.packages.len(), &image.tag));

@@ -1,3 +1,5 @@
+use isol8_core::ids::RunId;
+
 use super::*;
 
 fn origin(runtime: Runtime, packages: &[&str]) -> Origin {
@@ -11,7 +13,7 @@ fn origin(runtime: Runtime, packages: &[&str]) -> Origin {
 
 fn name_of(packages: &[&str]) -> String {
     let origin = origin(Runtime::Python, packages);
-    tag_of(origin.runtime, &origin.hash())
+    tag_of(origin.runtime, &hash_of(&origin))
 }
 
 #[test]
@@ -29,12 +31,12 @@ fn lists_that_read_the_same_when_joined_have_names_of_their_own() {
 #[test]
 fn another_base_is_another_image() {
     let mut changed = origin(Runtime::Node, &["six"]);
-    let before = changed.hash();
+    let before = hash_of(&changed);
     changed.base_id = "sha256:2".into();
-    let after = changed.hash();
+    let after = hash_of(&changed);
     changed.runtime = Runtime::Bun;
     assert_ne!(before, after);
-    assert_ne!(after, changed.hash());
+    assert_ne!(after, hash_of(&changed));
 }
 
 #[test]
@@ -54,7 +56,16 @@ fn only_names_of_custom_images_are_such() {
 #[test]
 fn packages_are_in_no_line_of_the_build() {
     let build = RunId::random();
-    let text = origin(Runtime::Deno, &["npm:chalk@5"]).dockerfile("0123", &build);
+    let step = Step {
+        tag: "x",
+        hash: "0123",
+        script: "",
+        labels: &[],
+        surroundings: &surroundings(Runtime::Deno),
+        last_labels: HashMap::new(),
+        terms: None,
+    };
+    let text = origin(Runtime::Deno, &["npm:chalk@5"]).dockerfile(&step, &build);
     assert!(!text.contains("chalk"), "{text}");
     let labels = format!(
         "LABEL isol8.build=\"{build}\" isol8.managed=\"1\" isol8.runtime=\"deno\" \
@@ -68,7 +79,7 @@ fn packages_are_in_no_line_of_the_build() {
 
 #[test]
 fn the_label_is_a_list() {
-    let label = origin(Runtime::Python, &["six", "numpy>=2,<3"]).label();
+    let label = list_of(&origin(Runtime::Python, &["six", "numpy>=2,<3"]).packages);
     assert_eq!(label, r#"["numpy>=2,<3","six"]"#);
 }
 

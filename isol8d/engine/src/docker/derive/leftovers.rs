@@ -20,8 +20,9 @@ use super::{
         client::{ASK, Asked, Budget, REMOVE},
         custom::is_custom_tag,
         image::{self, base_tag},
+        packed::NAME_DIGITS,
     },
-    LABEL_PACKAGES, NAME_DIGITS,
+    LABEL_PACKAGES,
 };
 
 /// The build that made it: on its containers, on each image of its steps, and on
