@@ -16,8 +16,10 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use nix::{
@@ -143,10 +145,18 @@ impl Internet {
     ///
     /// # Panics
     /// As the test does.
-    pub fn with(engine: Engine, more: &Value, test: impl FnOnce(&Stage, &Self)) {
-        let internet = Arc::new(Self::enter());
-        let config = internet.config(more);
-        Stage::with_config(engine, config, |stage| test(stage, &internet));
+    pub fn with(engine: Engine, more: &Value, test: impl FnOnce(&Stage, &Self) + Send) {
+        let run = || {
+            let internet = Arc::new(Self::enter());
+            let config = internet.config(more);
+            Stage::with_config(engine, config, |stage| test(stage, &internet));
+        };
+        // On a thread of its own: there is no way back out of its namespaces,
+        // and the caller's thread may have other tests to run.
+        let ended = thread::scope(|scope| scope.spawn(run).join());
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -198,6 +198,7 @@ both_engines_online! {
         ] {
             let ran = stage.python(code).args(["--net", "filtered", "--allow", allow]).go();
             let out = ran.ok();
+            assert_eq!(out.lines().count(), 2, "{allow}: {ran:?}");
             for (line, status) in out.lines().zip(expected) {
                 assert!(line.starts_with(&status.to_string()), "{allow}: {ran:?}");
                 assert!(status == 200 || is_block(&format!("{}\n", &line[4..])), "{ran:?}");
