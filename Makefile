@@ -55,6 +55,6 @@ toolchain:
 	@.ci/need-rust
 
 engines:
-	@.ci/need-packages bwrap ip python3 node npm ps
+	@.ci/need-packages bwrap ip python3 pip3 node npm ps
 	@.ci/need-docker
 	@.ci/need-base-image
