@@ -28,6 +28,8 @@ const MODE: u32 = 0o644;
 #[derive(Debug)]
 pub(crate) struct Change {
     path: PathBuf,
+    /// What stood there when it was prepared, if there was a file.
+    before: Option<String>,
     text: String,
 }
 
@@ -45,20 +47,21 @@ impl Change {
     /// person's own.
     ///
     /// # Errors
-    /// Where there is no place for a file, or what came out is no configuration.
+    /// Where there is no place for a file, a link there leads nowhere, or what came
+    /// out is no configuration.
     pub(crate) fn prepare(
         found: Option<Found>,
         lists: &BTreeMap<Runtime, Vec<Package>>,
     ) -> Result<Self, Failure> {
-        let Found { path, trust, text } = match found {
-            Some(found) => found,
-            None => Found {
-                path: settings::own_file().ok_or_else(no_place)?,
-                trust: Trust::Full,
-                text: "{}\n".to_owned(),
-            },
+        let (path, trust, before) = match found {
+            Some(Found { path, trust, text }) => (path, trust, Some(text)),
+            None => {
+                let path = settings::own_file().ok_or_else(no_place)?;
+                not_a_lost_link(&path)?;
+                (path, Trust::Full, None)
+            }
         };
-        let mut changed = text;
+        let mut changed = before.clone().unwrap_or_else(|| "{}\n".to_owned());
         for (runtime, packages) in lists {
             changed = with(&changed, *runtime, packages).map_err(|error| {
                 let message = format!("cannot change `{}`", path.display());
@@ -68,6 +71,7 @@ impl Change {
         Layer::parse(&changed, path.clone(), trust)?;
         Ok(Self {
             path,
+            before,
             text: changed,
         })
     }
@@ -80,14 +84,43 @@ impl Change {
     /// Writes it, whole or not at all. A link stays one.
     ///
     /// # Errors
-    /// Why it could not be written.
+    /// Why it could not be written; also when the file is not what it was, since
+    /// what somebody else wrote while images were built would be lost.
     pub(crate) fn write(&self) -> Result<(), Failure> {
-        write(&self.path, &self.text).map_err(|error| {
-            let message = format!("cannot write `{}`", self.path.display());
-            Failure::new(FailureKind::HostLacks, message)
-                .because(&error)
-                .hint("the images are built; put the packages into `dependencies` by hand")
-        })
+        not_a_lost_link(&self.path)?;
+        let now = match fs::read_to_string(&self.path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(self.cannot_write(&error)),
+        };
+        if now != self.before {
+            let message = format!("`{}` was changed meanwhile", self.path.display());
+            return Err(Failure::new(FailureKind::HostLacks, message)
+                .cause("what was written there while the images were built is kept")
+                .hint("type the same `isol8 setup` again; the images are built"));
+        }
+        write(&self.path, &self.text).map_err(|error| self.cannot_write(&error))
+    }
+
+    fn cannot_write(&self, error: &io::Error) -> Failure {
+        let message = format!("cannot write `{}`", self.path.display());
+        Failure::new(FailureKind::HostLacks, message)
+            .because(error)
+            .hint("the images are built; put the packages into `dependencies` by hand")
+    }
+}
+
+/// A file in the place of such a link would leave its owner with two.
+fn not_a_lost_link(path: &Path) -> Result<(), Failure> {
+    match fs::read_link(path) {
+        Ok(target) if !path.exists() => {
+            let message = format!("`{}` is a link that leads nowhere", path.display());
+            let hint = "make that file, with `{}` in it, or remove the link";
+            Err(Failure::new(FailureKind::HostLacks, message)
+                .cause(format!("there is no `{}`", target.display()))
+                .hint(hint))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -248,5 +281,35 @@ mod tests {
         let count = |path: &Path| fs::read_dir(path).expect("ours").count();
         assert_eq!(count(folder.path()), 3);
         assert_eq!(count(&folder.path().join("a/b")), 1);
+    }
+
+    #[test]
+    fn what_was_written_meanwhile_is_kept() {
+        let folder = tempfile::tempdir().expect("room");
+        let path = folder.path().join("config.json");
+        let lists = BTreeMap::from([(Runtime::Python, Vec::new())]);
+        let prepare = |text: &str| {
+            fs::write(&path, text).expect("room");
+            let found = Found {
+                path: path.clone(),
+                trust: Trust::Full,
+                text: text.to_owned(),
+            };
+            Change::prepare(Some(found), &lists).expect("a configuration")
+        };
+        let change = prepare("{}");
+        fs::write(&path, r#"{"debug": true}"#).expect("room");
+        let failure = change.write().expect_err("it was changed");
+        assert!(failure.message.ends_with("was changed meanwhile"));
+        let kept = fs::read_to_string(&path).expect("it is there");
+        assert_eq!(kept, r#"{"debug": true}"#);
+
+        let change = prepare("{}");
+        fs::remove_file(&path).expect("ours");
+        change.write().expect_err("it was removed");
+        assert!(!path.exists());
+        prepare("{}").write().expect("it is what it was");
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert_eq!(text, "{\n  \"dependencies\": { \"python\": [] }\n}");
     }
 }

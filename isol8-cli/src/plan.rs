@@ -24,7 +24,7 @@ use isol8_proto::v1::{Dependencies, Engine, Runtime as WireRuntime, Start};
 
 use crate::args::RunArgs;
 
-pub(crate) use packages::{listed, parsed};
+pub(crate) use packages::{Written, listed, parsed};
 
 /// One run, ready to be sent.
 #[derive(Debug)]

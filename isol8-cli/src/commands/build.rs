@@ -27,7 +27,7 @@ pub(super) async fn build(
         Failure::new(FailureKind::InvalidRequest, error.to_string())
             .hint("write it like `isol8 build --base python --install numpy`")
     })?;
-    let packages = listed(base, &args.install)?;
+    let packages = listed(base, &args.install, "install")?;
     settings::load()?;
     let request = BuildRequest {
         base: wire(base).into(),

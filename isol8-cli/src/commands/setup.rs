@@ -20,7 +20,7 @@ use crate::{
     dependencies::Change,
     exit::Exit,
     paths::Paths,
-    plan::{listed, parsed, wire},
+    plan::{Written, listed, parsed, wire},
     settings,
 };
 
@@ -76,7 +76,8 @@ fn typed(args: &SetupArgs) -> Result<Lists, Failure> {
         (Runtime::Bash, &args.bash),
     ];
     let given = flags.into_iter().filter(|(_, texts)| !texts.is_empty());
-    let lists = given.map(|(runtime, texts)| Ok((runtime, listed(runtime, texts)?)));
+    let lists =
+        given.map(|(runtime, texts)| Ok((runtime, listed(runtime, texts, runtime.name())?)));
     lists.collect()
 }
 
@@ -86,13 +87,15 @@ fn configured(settings: &Resolved) -> Result<Lists, Failure> {
     let ours = all.filter(|(runtime, _)| {
         *settings.source(&format!("dependencies.{runtime}")) != Source::Default
     });
-    let lists = ours.map(|(runtime, texts)| match parsed(*runtime, texts) {
-        Ok(packages) => Ok((*runtime, packages)),
-        Err(failure) => {
-            let place = format!("it stands in `dependencies.{runtime}` of the configuration");
-            Err(failure.cause(place))
-        }
-    });
+    let lists = ours.map(
+        |(runtime, texts)| match parsed(*runtime, texts, Written::Configured) {
+            Ok(packages) => Ok((*runtime, packages)),
+            Err(failure) => {
+                let place = format!("it stands in `dependencies.{runtime}` of the configuration");
+                Err(failure.cause(place))
+            }
+        },
+    );
     lists.collect()
 }
 

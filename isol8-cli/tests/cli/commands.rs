@@ -151,6 +151,26 @@ fn setup_puts_packages_into_the_file_in_force() {
 }
 
 #[test]
+fn setup_makes_no_file_in_the_place_of_a_link_that_leads_nowhere() {
+    let fake = idle();
+    fs::create_dir_all(fake.path(".config/isol8")).expect("room");
+    let file = fake.path(".config/isol8/config.json");
+    std::os::unix::fs::symlink("mine.json", &file).expect("room");
+    let done = isol8(&fake, &["setup", "--python", "six"]);
+    assert_eq!(
+        done.told(),
+        format!(
+            "125\nerror: `{}` is a link that leads nowhere\n\
+             cause: there is no `mine.json`\n\
+             hint: make that file, with `{{}}` in it, or remove the link\n",
+            file.display()
+        )
+    );
+    assert!(file.is_symlink());
+    assert_eq!(fake.seen(), Vec::<String>::new());
+}
+
+#[test]
 fn config_says_where_a_value_comes_from() {
     let fake = idle();
     let file = fake.path("isol8.config.json");

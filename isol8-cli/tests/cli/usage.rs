@@ -191,7 +191,7 @@ fn packages_of_images_are_checked_first() {
         &expect![[r#"
             2
             error: `-r` is an option, not a package
-            hint: write it like `--install 'numpy>=2'`
+            hint: write it like `--python 'numpy>=2'`
         "#]],
     );
     check(
