@@ -73,6 +73,11 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
+fn no_images() -> Failure {
+    Failure::new(FailureKind::Unsupported, "the native engine has no images")
+        .hint("`isol8 setup` and `isol8 build` need the Docker engine")
+}
+
 #[async_trait]
 impl Engine for NativeEngine {
     fn kind(&self) -> EngineKind {
@@ -112,10 +117,7 @@ impl Engine for NativeEngine {
 
     async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, Failure> {
         if spec.key.image.is_some() {
-            return Err(
-                Failure::new(FailureKind::Unsupported, "the native engine has no images")
-                    .hint("use `--engine docker`"),
-            );
+            return Err(no_images().hint("use `--engine docker`"));
         }
         let live = self.shared.note(&spec.id)?;
         let failure = match self.make(spec, &live).await {
@@ -211,22 +213,16 @@ impl Engine for NativeEngine {
         _limits: &Limits,
         _progress: Progress<'_>,
     ) -> Result<ImageName, Failure> {
-        Err(Failure::new(
-            FailureKind::Unsupported,
-            "the native engine has no images",
-        ))
+        Err(no_images())
     }
 
     async fn build_image(
         &self,
-        runtime: Runtime,
+        _runtime: Runtime,
         _force: bool,
         _progress: Progress<'_>,
     ) -> Result<Built, Failure> {
-        Err(
-            Failure::new(FailureKind::Unsupported, "the native engine has no images")
-                .hint(format!("`isol8 build --engine docker {runtime}`")),
-        )
+        Err(no_images())
     }
 
     async fn build_custom(
@@ -234,10 +230,7 @@ impl Engine for NativeEngine {
         _order: &CustomOrder,
         _progress: Progress<'_>,
     ) -> Result<Built, Failure> {
-        Err(Failure::new(
-            FailureKind::Unsupported,
-            "the native engine has no images",
-        ))
+        Err(no_images())
     }
 
     async fn find_custom(
