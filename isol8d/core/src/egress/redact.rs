@@ -12,7 +12,8 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Redactor {
     exact: Secrets,
-    /// Hosts are logged in lower case, and name servers do not care either.
+    /// Hosts are logged in lower case, and name servers do not care either. A
+    /// reason may name a host too, as the client spelt it.
     folded: Secrets,
 }
 
@@ -40,18 +41,19 @@ impl Redactor {
         }
         Record {
             method: self.text(&record.method),
-            host: self.host(&record.host),
+            host: self.in_any_case(&record.host),
             path: record.path.as_deref().map(|path| self.text(path)),
-            reason: self.text(&record.reason),
+            reason: self.in_any_case(&self.text(&record.reason)),
             ..record.clone()
         }
     }
 
-    fn host(&self, host: &str) -> String {
-        let lower = host.to_ascii_lowercase();
+    /// In lower case where a value was found.
+    fn in_any_case(&self, text: &str) -> String {
+        let lower = text.to_ascii_lowercase();
         let masked = clean(&self.folded, &lower);
         if masked == lower {
-            return self.text(host);
+            return self.text(text);
         }
         masked
     }
@@ -88,6 +90,10 @@ mod tests {
     const VALUE: &str = "S3CR3Tvalue99XYZ";
 
     fn redacted(method: &str, host: &str, path: &str) -> Record {
+        because(method, host, path, &format!("because of {VALUE}"))
+    }
+
+    fn because(method: &str, host: &str, path: &str, reason: &str) -> Record {
         let values = BTreeMap::from([("K".to_owned(), Secret(VALUE.to_owned()))]);
         let record = Record {
             timestamp_ms: 0,
@@ -96,7 +102,7 @@ mod tests {
             port: 80,
             path: Some(path.to_owned()),
             action: Action::Block,
-            reason: format!("because of {VALUE}"),
+            reason: reason.to_owned(),
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
@@ -112,6 +118,17 @@ mod tests {
             assert!(!record.host.to_lowercase().contains("s3cr3t"));
         }
         assert_eq!(redacted("GET", "Example.test", "/").host, "Example.test");
+    }
+
+    #[test]
+    fn a_value_in_a_reason_is_found_in_any_case() {
+        for name in [VALUE, "s3cr3tvalue99xyz", "S3cr3tVALUE99xyz"] {
+            let reason = format!("the TLS handshake is for another host: `{name}.test`");
+            let record = because("GET", "a.test", "/", &reason);
+            assert!(record.reason.ends_with("`***.test`"), "{}", record.reason);
+        }
+        let reason = "the TLS handshake did not begin in time";
+        assert_eq!(because("GET", "a.test", "/", reason).reason, reason);
     }
 
     #[test]
