@@ -132,6 +132,19 @@ fn an_endless_head_is_refused_at_its_limit() {
     assert_eq!(out, b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n");
 }
 
+/// A secret in it is looked for as it was sent.
+#[test]
+fn what_is_shown_of_a_refused_head_is_escaped_only_where_it_is_not_printable() {
+    let bytes = b"G'\"T http://a\"b\\'c\xff\t.test/ HTTP/1.1\r\n\r\n";
+    match HeadGuard::new().feed(bytes, &mut Vec::new()).event {
+        Some(Event::Refused(refused)) => {
+            assert_eq!(refused.method, r#"G'"T"#);
+            assert_eq!(refused.host, r#"a"b\'c\xff\t.test"#);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_tunnel_takes_nothing_behind_its_head() {
     let mut guard = HeadGuard::new();

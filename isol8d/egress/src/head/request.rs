@@ -58,8 +58,8 @@ impl Refused {
         let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next();
         let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
         let mut word = || {
-            let text = words.next().unwrap_or_default().escape_ascii().to_string();
-            cut(&text, MAX_QUOTED_BYTES)
+            let word = words.next().unwrap_or_default();
+            cut(&printable(word), MAX_QUOTED_BYTES)
         };
         let (method, target) = (word(), word());
         Self {
@@ -68,6 +68,20 @@ impl Refused {
             host: authority_text(&target).to_owned(),
         }
     }
+}
+
+/// What is printable stays as it is, quotes and backslashes too: a secret among
+/// them must still be found, and the log quotes them itself.
+fn printable(word: &[u8]) -> String {
+    let mut text = String::with_capacity(word.len());
+    for &byte in word {
+        if byte.is_ascii_graphic() {
+            text.push(char::from(byte));
+        } else {
+            text.extend(byte.escape_ascii().map(char::from));
+        }
+    }
+    text
 }
 
 /// Parses exactly one head, its empty line included.
