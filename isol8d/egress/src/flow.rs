@@ -64,7 +64,7 @@ impl Clock {
         is_close && self.has_ended.load(Relaxed)
     }
 
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Relaxed);
     }

@@ -48,14 +48,12 @@ impl Tunnel {
                 return self.exchange.block(why);
             }
         }
-        let began = match self.link.write_all(begun).await {
-            Ok(()) => self.link.flush().await,
-            Err(error) => Err(error),
-        };
-        *begun = BytesMut::new();
         let clock = Clock::new();
         let both = async {
-            began?;
+            self.link.write_all(begun).await?;
+            self.link.flush().await?;
+            clock.touch();
+            *begun = BytesMut::new();
             carry(client, &mut self.link, &self.pipes, &clock).await
         };
         tokio::select! {
@@ -96,3 +94,6 @@ async fn carry(
     };
     ended.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;
