@@ -61,7 +61,8 @@ pub(crate) async fn drive(
         None => {}
         Some(Err(refused)) => drop(Exchange::refused(&session, &log, &refused)),
         Some(Ok(head)) => {
-            Exchange::begin(&session, &log, &head).block("the connection ended before it");
+            let mut exchange = Exchange::begin(&session, &log, &head, lane.revoked());
+            exchange.block("the connection ended before it");
         }
     }
 }
@@ -82,7 +83,6 @@ async fn speak(stream: TcpStream, service: Service) {
     if let Some(mut tunnel) = lane.take_tunnel() {
         lane.head_for(tunnel.heading.clone());
         tunnel.run(&mut stream, &mut begun, &limits).await;
-        drop(tunnel);
     }
     linger(stream).await;
 }
@@ -137,6 +137,7 @@ async fn told_to_end(session: &Session, lane: &Lane) {
             _ => true,
         };
         if !goes_on {
+            lane.revoked().set();
             return;
         }
         tokio::select! {
@@ -162,3 +163,6 @@ async fn stalled(lane: &Lane, limit: Duration) {
         sleep_until(since + limit).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

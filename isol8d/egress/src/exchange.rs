@@ -10,14 +10,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use isol8_core::egress::{
-    host::Host,
-    record::{self, Action, Record},
-};
+use isol8_core::egress::record::{self, Action, Record};
 use tokio::time::Instant;
 
 use crate::{
     head::{Head, Refused, Target},
+    lane::Revoked,
     meter::{Meter, Tally},
     session::{Log, OverBytes, Session},
 };
@@ -38,6 +36,8 @@ pub(crate) struct Exchange {
     reason: String,
     /// It came to its own end; nothing can cut it off any more.
     is_over: bool,
+    /// New rules refuse where it goes.
+    revoked: Revoked,
     tally: Arc<Tally>,
 }
 
@@ -63,12 +63,15 @@ impl Exchange {
             action: Action::Block,
             reason: "not judged".to_owned(),
             is_over: false,
+            revoked: Revoked::default(),
             tally: Arc::default(),
         }
     }
 
-    pub(crate) fn begin(session: &Arc<Session>, log: &Log, head: &Head) -> Self {
+    /// A head that passed, on a connection that `revoked` may end.
+    pub(crate) fn begin(session: &Arc<Session>, log: &Log, head: &Head, revoked: Revoked) -> Self {
         let mut exchange = Self::new(session, log, head.method.as_str());
+        exchange.revoked = revoked;
         exchange.host = head.target.host().to_string();
         exchange.port = head.target.port();
         if let Target::Origin { path, .. } = &head.target {
@@ -124,16 +127,11 @@ impl Exchange {
 
     /// The same, for the reason that can be seen from here.
     fn cut_off_somehow(&mut self) {
-        let is_refused = || {
-            let rules = self.session.rules()?;
-            let host = Host::parse(&self.host).ok()?;
-            Some(rules.judge_host(&host, self.port).is_err())
-        };
         if self.session.is_over_bytes() {
             self.cut_off(OverBytes);
         } else if self.session.ended.is_cancelled() {
             self.cut_off("the run ended");
-        } else if self.action == Action::Allow && is_refused() == Some(true) {
+        } else if self.revoked.is_set() {
             self.cut_off("the policy changed");
         } else {
             self.cut_off("the connection broke");

@@ -6,7 +6,10 @@
 
 use std::{
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -39,6 +42,21 @@ impl Heading {
     }
 }
 
+/// Set when new rules refuse what is under way on a connection, which ends it.
+/// Apart from the lane, since an exchange may lie in it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Revoked(Arc<AtomicBool>);
+
+impl Revoked {
+    pub(crate) fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Lane(Mutex<Inner>);
 
@@ -54,6 +72,7 @@ struct Inner {
     /// Everything before the rest is with the kernel.
     is_rest_due: bool,
     active: Instant,
+    revoked: Revoked,
 }
 
 impl Lane {
@@ -68,6 +87,7 @@ impl Lane {
             rest: None,
             is_rest_due: false,
             active: Instant::now(),
+            revoked: Revoked::default(),
         }))
     }
 
@@ -107,11 +127,14 @@ impl Lane {
         self.lock().next.take()
     }
 
-    /// The answer to the request was handed to hyper whole, or given up.
+    /// The answer to the request was handed to hyper whole, or given up. A
+    /// tunnel or a rest that is still to begin goes where the request went.
     pub(crate) fn finish(&self) {
         let mut inner = self.lock();
         inner.is_busy = false;
-        inner.heading = None;
+        if inner.tunnel.is_none() && inner.rest.is_none() {
+            inner.heading = None;
+        }
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -132,6 +155,11 @@ impl Lane {
 
     pub(crate) fn heading(&self) -> Option<Heading> {
         self.lock().heading.clone()
+    }
+
+    /// Whether new rules have refused what is under way.
+    pub(crate) fn revoked(&self) -> Revoked {
+        self.lock().revoked.clone()
     }
 
     pub(crate) fn put_tunnel(&self, tunnel: Tunnel) {

@@ -57,7 +57,7 @@ impl Service {
             // such case, and none is answered.
             None => return Ok(self.fault(&Fault::RequestLine)),
         };
-        let mut exchange = Exchange::begin(&self.session, &self.log, &head);
+        let mut exchange = Exchange::begin(&self.session, &self.log, &head, self.lane.revoked());
         if let Some(refused) = self.over_budget(&mut exchange) {
             return Ok(refused);
         }
@@ -176,6 +176,7 @@ impl Service {
         let host = head.target.host().clone();
         let onward = self.onward(&head, &route);
         let Some(request) = to_origin(head, body, &route) else {
+            exchange.block(&Fault::Path);
             return self.fault(&Fault::Path);
         };
         let link = TokioIo::new(exchange.meter().on(route.link));

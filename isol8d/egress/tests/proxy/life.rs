@@ -162,7 +162,9 @@ async fn a_new_policy_ends_tunnels_to_what_it_refuses_and_no_others() {
         .open(Rules::compile(&only(r"one\.test", &ports)).unwrap());
 
     read_all(&mut two).await;
-    assert_eq!(proxy.record().await.host, "two.test");
+    let record = proxy.record().await;
+    assert_eq!(record.host, "two.test");
+    assert_allowed(&record, "cut off: the policy changed");
     one.write_all(b"still").await.unwrap();
     let mut back = [0; 5];
     one.read_exact(&mut back).await.unwrap();
@@ -175,7 +177,8 @@ async fn a_new_policy_ends_tunnels_to_what_it_refuses_and_no_others() {
     };
     proxy.gate.open(Rules::compile(&elsewhere).unwrap());
     read_all(&mut one).await;
-    proxy.records(2).await;
+    let records = proxy.records(2).await;
+    assert_allowed(&records[1], "cut off: the policy changed");
     assert_eq!(proxy.gate.close().await.requests, 2);
 }
 
