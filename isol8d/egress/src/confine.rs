@@ -1,12 +1,14 @@
 //! What the process gives up before it hears the first byte of anybody.
 //!
 //! ```text
-//!  environment, descriptors, core files, files to write
+//!  descriptors, signals of a group, core files, files to write
 //!    ▶ bounding capabilities ▶ groups, gid, uid ▶ every capability
 //!    ▶ no new privileges, not dumpable ▶ Landlock ▶ seccomp
 //! ```
 //! All of it is for ever and for every thread, which is why it happens while
-//! there is only one. Where any step but Landlock fails the process ends.
+//! there is only one. Where a step fails the process ends; only a kernel without
+//! Landlock, or with less of it, is put up with. The environment is not among
+//! them: the daemon gives none.
 
 use std::{fs, io, os::fd::RawFd};
 

@@ -94,12 +94,6 @@ impl Gate {
         }
     }
 
-    /// What the current run has used so far.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        self.lock().totals()
-    }
-
     /// Runs `begin` with the current session; it cannot be closed meanwhile,
     /// so that a task begun inside is one that [`Gate::close`] waits for.
     pub(crate) fn enter<T>(&self, begin: impl FnOnce(&Arc<Session>) -> T) -> T {

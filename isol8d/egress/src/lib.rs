@@ -14,8 +14,9 @@
 //! `session`), one request (`exchange`, `service`, `route`), the ways out
 //! ([`net`], [`resolver`], [`upstream`], `hello`, `tunnel`), how bytes pass
 //! (`meter`, `flow`, `pipe`, and `origin` and `rest` for an answer that is too
-//! long for hyper to copy), and what holds it together (`lane`, `guarded`,
-//! `answer`, `connection`, [`serve`]).
+//! long for hyper to copy), what holds it together (`lane`, `guarded`, `answer`,
+//! `connection`, [`mod@serve`]), and the process around it ([`confine`],
+//! [`control`], [`process`]). What all of it may use stands in [`limits`].
 //!
 //! A tunnel carries TLS only, and TLS for the host that was judged: the name
 //! in its first message must be the target of the CONNECT. What an encrypted

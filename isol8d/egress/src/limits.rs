@@ -57,12 +57,13 @@ pub const CONNECT: Duration = Duration::from_secs(15);
 /// the others.
 pub const CONNECT_ONE: Duration = Duration::from_secs(5);
 
-/// Bytes of one run in both directions together. More than any package set;
-/// little enough that a program cannot fill a link for hours.
+/// Bytes in both directions together, from the opening of a gate to its close:
+/// of one run, or of one step of an installer. More than any package set; little
+/// enough that a program cannot fill a link for hours.
 pub const BYTES: u64 = 4 << 30;
 
-/// Bytes of log records of one run. At the end of it requests are refused,
-/// so that none passes unlogged.
+/// Bytes of log records, from the opening of a gate to its close. At the end of
+/// it requests are refused, so that none passes unlogged.
 pub const LOG_BYTES: u64 = 4 << 20;
 
 /// How long [`Gate::close`](crate::Gate::close) waits for what was under way.

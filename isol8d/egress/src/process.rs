@@ -116,8 +116,7 @@ fn confine(uid: Option<u32>) -> Result<(Confined, usize), ProcessError> {
 }
 
 async fn serve(confined: Confined) -> Result<(), ProcessError> {
-    let (orders, news) = control()?;
-    let mut orders = orders;
+    let (news, mut orders) = control()?;
     let hello = match orders.order().await? {
         None => return Ok(()),
         Some(Order::Hello(hello)) => hello,
@@ -161,13 +160,13 @@ async fn serve(confined: Confined) -> Result<(), ProcessError> {
     }
 }
 
-fn control() -> Result<(control::Receiver, control::Sender), ProcessError> {
+/// The two directions of descriptor 0.
+fn control() -> Result<(control::Sender, control::Receiver), ProcessError> {
     let split = || {
         let stdin = rustix::stdio::stdin();
         control::split(rustix::io::fcntl_dupfd_cloexec(stdin, 3)?)
     };
-    let (sender, receiver) = split().map_err(ControlError::Io)?;
-    Ok((receiver, sender))
+    Ok(split().map_err(ControlError::Io)?)
 }
 
 fn way_out(hello: Hello<OwnedFd>) -> Result<Net, ProcessError> {

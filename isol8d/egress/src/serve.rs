@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use isol8_core::egress::record::Record;
+use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -133,6 +134,9 @@ fn turn_away(
 }
 
 fn is_exhausted(error: &io::Error) -> bool {
-    // ENOMEM, ENFILE, EMFILE, ENOBUFS.
-    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
+    let error = Errno::from_io_error(error);
+    matches!(
+        error,
+        Some(Errno::NOMEM | Errno::NFILE | Errno::MFILE | Errno::NOBUFS)
+    )
 }

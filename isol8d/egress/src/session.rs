@@ -97,8 +97,9 @@ impl Session {
         self.log_bytes.load(Relaxed) >= self.limits.log_bytes
     }
 
-    /// Counts a request and logs it. When the log is full only refusals come
-    /// here; one record says so, the rest are counted.
+    /// Counts a request and logs it. When the log is full every new request is
+    /// refused: one record says so, the rest are counted. What was allowed
+    /// before is logged all the same.
     pub(crate) fn finish(&self, record: Record, was_blocked: bool, log: &Log) {
         self.requests.fetch_add(1, Relaxed);
         if was_blocked {

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::rig::{Origin, open, read_answer, status};
 
-/// Two sandboxes of one process.
+/// One of the sandboxes of one process.
 async fn sandbox(net: &Arc<Net>, ports: &[u16], tasks: &TaskTracker) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
