@@ -253,7 +253,7 @@ fn detailed(detail: ErrorDetail) -> Failure {
 
 /// The kinds that can come over the wire. One that is not here is of a newer
 /// daemon and counts as `Internal`.
-const FAILURE_KINDS: [FailureKind; 18] = [
+const FAILURE_KINDS: [FailureKind; 21] = [
     FailureKind::InvalidRequest,
     FailureKind::NotYet,
     FailureKind::Unsupported,
@@ -270,6 +270,9 @@ const FAILURE_KINDS: [FailureKind; 18] = [
     FailureKind::HostLacks,
     FailureKind::InstallFailed,
     FailureKind::EgressUnavailable,
+    FailureKind::SessionMismatch,
+    FailureKind::SessionBusy,
+    FailureKind::SessionLost,
     FailureKind::NoSpace,
     FailureKind::Internal,
 ];

@@ -108,6 +108,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         filter: reach.filter,
         log_network: args.log_network,
         dependencies: dependencies(runtime, world),
+        ..Start::default()
     };
     Ok(Plan {
         start,

@@ -1,10 +1,10 @@
 //! Puts a real daemon together: configuration, folders, kit, engines.
 
-use std::{env, fs, io, path::PathBuf, sync::Arc};
+use std::{env, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use isol8_core::{
     config::{
-        Config, Seccomp,
+        Cleanup, Config, Seccomp,
         layer::Layer,
         search::{CONFIG_VARIABLE, Seeker, candidates},
     },
@@ -82,6 +82,17 @@ fn check_supported(config: &Config) -> Result<(), Failure> {
     Err(Failure::new(FailureKind::NotYet, message).hint(format!("leave `{key}` out")))
 }
 
+/// Nobody may come back: then a sandbox that lasts goes when it would have gone
+/// anyway, and after a month where sessions never go by themselves.
+fn orphaned(cleanup: &Cleanup) -> Duration {
+    const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+    const LEAST: Duration = Duration::from_secs(60);
+    match cleanup.auto_prune {
+        true => cleanup.max_age.clamp(LEAST, MONTH),
+        false => MONTH,
+    }
+}
+
 /// Makes folders, kit and engines. Engines that cannot be set up are left out
 /// and remembered with the reason.
 ///
@@ -104,6 +115,7 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
         kit: canonical(&kit)?,
         authorities: ca_bundle.is_some(),
         layers: canonical(&paths.state_dir)?.join("layers"),
+        orphaned: orphaned(&config.cleanup),
     };
     let settings = DockerSettings {
         host: config.docker.host.clone(),

@@ -13,12 +13,13 @@ use isol8_core::{
         bytes_of_code::Code,
     },
     runtime::Runtime,
-    sandbox::{EngineKind, ImageName},
+    sandbox::{EngineKind, ImageName, Network},
 };
 use isol8_proto::v1;
 
 mod network;
 mod packages;
+mod session;
 
 pub(crate) use network::check_configured;
 pub(crate) use packages::{configured, packages};
@@ -57,7 +58,10 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
     }
     let engine = engine(start.engine)?;
     let image = image(&start.image, engine)?;
-    let defaults = within(&config.policy, config.defaults.limits);
+    let session = session::ask(&start, engine, image.as_ref())?;
+    // What the client has for defaults comes before the daemon's own.
+    let defaults = limits(start.defaults.unwrap_or_default(), &config.defaults.limits)?;
+    let defaults = within(&config.policy, defaults);
     let limits = limits(start.limits.unwrap_or_default(), &defaults)?;
     check_policy(&config.policy, &limits, image.as_ref())?;
     if start.buffered && limits.max_output > MAX_BUFFERED_BYTES {
@@ -75,7 +79,12 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
     };
     let network = network::network(start.network, !install.is_empty(), &config.policy)?;
     let log_network = start.log_network;
-    let hosts = network::hosts(start.filter, log_network, network, &config.network)?;
+    let lists_for = match &session {
+        // Which network it has, its session knows.
+        Some(ask) if ask.given.network.is_none() => Network::Filtered,
+        _ => network,
+    };
+    let hosts = network::hosts(start.filter, log_network, lists_for, &config.network)?;
     Ok(RunRequest {
         runtime,
         code: Code::new(&start.code),
@@ -94,6 +103,8 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         no_install_cache: start.no_install_cache,
         hosts,
         log_network,
+        session,
+        persist: start.persist,
     })
 }
 

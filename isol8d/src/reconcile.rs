@@ -179,6 +179,7 @@ mod tests {
                 cpu: CpuMillis::ONE,
                 pids: Pids::new(8).expect("in range"),
             },
+            lasting: false,
         }
     }
 

@@ -18,7 +18,7 @@ use isol8_core::{
     sandbox::{EngineKind, ImageName, Limits, SandboxKey, SandboxSpec},
 };
 use isol8_engine::{
-    Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Probe, Progress, Sandbox,
+    Adoption, Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Probe, Progress, Sandbox,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -134,6 +134,12 @@ impl Roster {
     #[must_use]
     pub fn knows(&self, id: &SandboxId) -> bool {
         self.known.lock().contains_key(id)
+    }
+
+    /// Answers for a sandbox of an earlier process, which is going to be adopted.
+    pub fn answer_for(&self, spec: &SandboxSpec) {
+        let layer = spec.key.layer.clone();
+        self.known.lock().insert(spec.id.clone(), layer);
     }
 
     /// Which layers are mounted, now and later.
@@ -299,6 +305,13 @@ impl Engine for Noting {
         Ok(sandbox)
     }
 
+    async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
+        // Answered for until it is destroyed, also where it cannot be had now.
+        let layer = adoption.spec.key.layer.clone();
+        self.known.lock().insert(adoption.spec.id.clone(), layer);
+        self.inner.adopt(adoption).await
+    }
+
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {
         self.inner.set_limits(id, limits).await
     }
@@ -381,6 +394,14 @@ impl Engine for Noting {
 
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
         self.inner.images().await
+    }
+
+    async fn image_names(&self) -> Result<Vec<String>, Failure> {
+        self.inner.image_names().await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), Failure> {
+        self.inner.remove_image(name).await
     }
 
     async fn doctor(&self) -> Vec<Probe> {

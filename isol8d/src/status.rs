@@ -25,6 +25,7 @@ pub fn code(kind: FailureKind) -> Code {
         FailureKind::NotYet => Code::Unimplemented,
         FailureKind::Forbidden => Code::PermissionDenied,
         FailureKind::NotFound => Code::NotFound,
+        FailureKind::SessionLost => Code::DataLoss,
         FailureKind::AtCapacity | FailureKind::NoSpace => Code::ResourceExhausted,
         FailureKind::ShuttingDown
         | FailureKind::EngineUnreachable
@@ -35,6 +36,8 @@ pub fn code(kind: FailureKind) -> Code {
         | FailureKind::ImageBuild
         | FailureKind::InterpreterMissing
         | FailureKind::InstallFailed
+        | FailureKind::SessionMismatch
+        | FailureKind::SessionBusy
         | FailureKind::HostLacks => Code::FailedPrecondition,
         FailureKind::EngineRefused | FailureKind::Internal => Code::Internal,
     }

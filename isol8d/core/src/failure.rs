@@ -40,6 +40,12 @@ pub enum FailureKind {
     InstallFailed,
     /// The process that filters the network is not there.
     EgressUnavailable,
+    /// The session was made with something else.
+    SessionMismatch,
+    /// A run goes on in the session.
+    SessionBusy,
+    /// The session's sandbox is gone, with all that was in it.
+    SessionLost,
     /// No room on the daemon's disk or in the sandbox.
     NoSpace,
     /// A bug or a surprise.
@@ -67,6 +73,9 @@ impl FailureKind {
             Self::HostLacks => "host_lacks",
             Self::InstallFailed => "install_failed",
             Self::EgressUnavailable => "egress_unavailable",
+            Self::SessionMismatch => "session_mismatch",
+            Self::SessionBusy => "session_busy",
+            Self::SessionLost => "session_lost",
             Self::NoSpace => "no_space",
             Self::Internal => "internal",
         }

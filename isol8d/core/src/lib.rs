@@ -3,7 +3,7 @@
 //! Reading order: what a run is made of ([`ids`], [`quantity`], [`runtime`]),
 //! what the operator wants ([`config`]), what is asked ([`request`], [`env`]),
 //! who may go first ([`admission`]), what serves it ([`sandbox`],
-//! [`pool`]), what leaves ([`mask`], [`output`]), how it ends ([`outcome`],
+//! [`pool`], [`session`]), what leaves ([`mask`], [`output`]), how it ends ([`outcome`],
 //! [`failure`]).
 
 pub mod ids;
@@ -21,6 +21,7 @@ pub mod request;
 
 pub mod pool;
 pub mod sandbox;
+pub mod session;
 
 pub mod egress;
 pub mod layer;

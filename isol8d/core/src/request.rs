@@ -7,6 +7,7 @@ use crate::{
     quantity::{ByteSize, CpuMillis, Pids},
     runtime::Runtime,
     sandbox::{EngineKind, ImageName, Network},
+    session::SessionAsk,
 };
 
 /// The longest program that is taken, in bytes.
@@ -61,6 +62,10 @@ pub struct RunRequest {
     pub hosts: Hosts,
     /// The client wants to know of every request through the filter.
     pub log_network: bool,
+    /// The session to run in.
+    pub session: Option<SessionAsk>,
+    /// The sandbox is kept after the run, or after its session.
+    pub persist: bool,
 }
 
 /// Patterns over host names; both lists are known to compile.

@@ -147,4 +147,6 @@ pub struct SandboxSpec {
     pub key: SandboxKey,
     /// Bounds it starts with.
     pub limits: Limits,
+    /// It outlives the stream to its daemon, which can take it over again.
+    pub lasting: bool,
 }

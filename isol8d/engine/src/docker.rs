@@ -33,8 +33,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    Built, CREATE_DEADLINE, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Place, Probe,
-    Progress, Sandbox,
+    Adoption, Built, CREATE_DEADLINE, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Place,
+    Probe, Progress, Sandbox,
     hardening::{Bounds, LABEL_DAEMON, LABEL_MANAGED, LABEL_SANDBOX, container_name},
     presence::{self, Presence},
     seccomp,
@@ -258,6 +258,19 @@ impl Engine for DockerEngine {
             ))
         };
         told.await.unwrap_or_else(died)
+    }
+
+    async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
+        let message = format!("sandbox `{}` cannot be taken over yet", adoption.spec.id);
+        Err(Failure::new(FailureKind::NotYet, message))
+    }
+
+    async fn image_names(&self) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_image(&self, _name: &str) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {

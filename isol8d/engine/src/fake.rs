@@ -31,8 +31,8 @@ use isol8_core::{
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
-    Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Probe, ProbeStatus,
-    Progress, Sandbox, link::Link,
+    Adoption, Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Probe,
+    ProbeStatus, Progress, Sandbox, link::Link,
 };
 
 mod fetch;
@@ -448,7 +448,21 @@ impl Engine for FakeEngine {
                 deno_dir: None,
             },
             listener: self.door(spec)?,
+            uid: 0,
         })
+    }
+
+    async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
+        let message = format!("sandbox `{}` cannot be taken over yet", adoption.spec.id);
+        Err(Failure::new(FailureKind::NotYet, message))
+    }
+
+    async fn image_names(&self) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_image(&self, _name: &str) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {

@@ -47,6 +47,8 @@ pub struct Place {
     /// Installed packages: `<layer>/tree` is mounted read-only where the
     /// runtime's packages land.
     pub layers: PathBuf,
+    /// Without a daemon for so long, a lasting sandbox ends by itself.
+    pub orphaned: Duration,
 }
 
 impl Place {
@@ -86,6 +88,19 @@ pub struct Sandbox {
     /// In a filtered network: the listening socket on the port of the proxy, in
     /// the sandbox's own network namespace. Nobody has accepted on it.
     pub listener: Option<OwnedFd>,
+    /// The host uid of its programs.
+    pub uid: u32,
+}
+
+/// What has to be known of a lasting sandbox to take it over.
+#[derive(Debug, Clone)]
+pub struct Adoption {
+    /// As it was ordered, with the limits that it has now.
+    pub spec: SandboxSpec,
+    /// The host uid of its programs.
+    pub uid: u32,
+    /// How programs start in it.
+    pub interpreter: Interpreter,
 }
 
 /// The interpreter of a sandbox.
@@ -228,6 +243,16 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// engine is gone: then [`Engine::list`] finds it later.
     async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, Failure>;
 
+    /// Takes over a lasting sandbox whose init has no stream: one that an earlier
+    /// process of this daemon made, or one of this process whose link was dropped.
+    /// Waits until its init has dialled again (no frame read yet); only the process
+    /// that is PID 1 of that very sandbox is taken.
+    ///
+    /// # Errors
+    /// `NotFound`: it is gone, or nothing in it lives. Anything else: it may be
+    /// there. Nothing of it is touched.
+    async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure>;
+
     /// Sets the bounds of a live sandbox; does nothing where they are as asked.
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure>;
 
@@ -307,6 +332,17 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// The images of ours.
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure>;
+
+    /// Every name and nameless image that carries our label, derived and custom
+    /// ones with them: what [`Engine::remove_image`] takes.
+    async fn image_names(&self) -> Result<Vec<String>, Failure>;
+
+    /// Removes one of [`Engine::image_names`]. Does nothing to one that is not
+    /// there.
+    ///
+    /// # Errors
+    /// `EngineRefused` where something still uses it.
+    async fn remove_image(&self, name: &str) -> Result<(), Failure>;
 
     /// Probes everything on this engine that can stop a run.
     async fn doctor(&self) -> Vec<Probe>;

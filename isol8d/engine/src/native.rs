@@ -29,8 +29,8 @@ use isol8_core::{
 use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
 use crate::{
-    Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Place, Probe, Progress,
-    Sandbox,
+    Adoption, Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Place, Probe,
+    Progress, Sandbox,
     presence::{self, Presence},
     uids::UidRange,
 };
@@ -129,6 +129,19 @@ impl Engine for NativeEngine {
             // `list` finds it.
             Err(left) => failure.cause(left.to_string()),
         })
+    }
+
+    async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
+        let message = format!("sandbox `{}` cannot be taken over yet", adoption.spec.id);
+        Err(Failure::new(FailureKind::NotYet, message))
+    }
+
+    async fn image_names(&self) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_image(&self, _name: &str) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {
@@ -273,6 +286,7 @@ impl NativeEngine {
                 deno_dir: None,
             },
             listener: met.listener,
+            uid: live.uid(),
         })
     }
 }

@@ -62,6 +62,8 @@ fn request(code: &[u8]) -> RunRequest {
             deny: vec!["hunter2".to_owned()],
         },
         log_network: false,
+        session: None,
+        persist: false,
     }
 }
 
@@ -109,9 +111,7 @@ fn of_run(audit: &Audit, byte: u8) -> RunAudit {
 }
 
 async fn start(run: &RunAudit, code: &[u8]) -> Result<(), Failure> {
-    let sandbox = sandbox_id();
-    run.started(&request(code), EngineKind::Native, Some(&sandbox))
-        .await
+    run.started(&request(code), EngineKind::Native).await
 }
 
 /// Every file of a folder, by name, with its text.
@@ -170,7 +170,7 @@ async fn a_run_is_told_from_start_to_end_and_without_secrets() {
     }
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     expect![[r#"
-        {"code":"print('*** �')\n","codeBytes":19,"codeSha256":"14c6aa07da50dc8bd01c2c853a82419ba0c039ac9ee8a2af5b2b9b65168dd89d","engine":"native","event":"run_started","hosts":{"allow":["example\\.com"],"deny":["***"]},"image":null,"limits":{"cpuMillis":1000,"maxOutputBytes":1048576,"memoryBytes":536870912,"pids":64,"sandboxBytes":536870912,"timeoutMs":30000,"tmpBytes":268435456},"network":"filtered","packages":["rich"],"runId":"01010101010101010101010101010101","runtime":"python","sandboxId":"5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b","time":null,"uid":1000,"writable":false}
+        {"code":"print('*** �')\n","codeBytes":19,"codeSha256":"14c6aa07da50dc8bd01c2c853a82419ba0c039ac9ee8a2af5b2b9b65168dd89d","engine":"native","event":"run_started","hosts":{"allow":["example\\.com"],"deny":["***"]},"image":null,"limits":{"cpuMillis":1000,"maxOutputBytes":1048576,"memoryBytes":536870912,"pids":64,"sandboxBytes":536870912,"timeoutMs":30000,"tmpBytes":268435456},"network":"filtered","packages":["rich"],"runId":"01010101010101010101010101010101","runtime":"python","time":null,"uid":1000,"writable":false}
         {"action":"ALLOW","bytesIn":1,"bytesOut":2,"durationMs":3,"event":"network","host":"a\n ***","method":"GET","path":"/?key=***","port":80,"reason":"","runId":"01010101010101010101010101010101","time":null,"timestamp":"2023-11-14T22:13:20.000Z"}
         {"action":"ALLOW","bytesIn":1,"bytesOut":2,"durationMs":3,"event":"network","host":"b","method":"GET","path":"/?key=***","port":80,"reason":"","runId":"01010101010101010101010101010101","time":null,"timestamp":"2023-11-14T22:13:20.000Z"}
         {"event":"run_ended","exitCode":3,"runId":"01010101010101010101010101010101","sandboxId":"5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b","stderr":null,"stdout":{"cut":false,"text":"*** café ***"},"time":null,"truncated":true,"usage":{"cpuMs":0,"networkBytesIn":1,"networkBytesOut":0,"peakMemoryBytes":0,"stderrBytes":0,"stdoutBytes":9,"wallMs":5},"verdict":"exited"}

@@ -46,10 +46,7 @@ pub(super) fn hosts(
         let useless = [("filter", filter.is_some()), ("log_network", log_network)];
         return match useless.into_iter().find(|(_, given)| *given) {
             None => Ok(Hosts::default()),
-            Some((field, _)) => Err(invalid(format!(
-                "`{field}` does nothing with network `{network}`"
-            ))
-            .hint("run it with `--net filtered`")),
+            Some((field, _)) => Err(useless_with(network, field)),
         };
     }
     let filter = filter.unwrap_or_default();
@@ -64,6 +61,12 @@ pub(super) fn hosts(
     let allow = list(filter.allow, &config.whitelist);
     let deny = list(filter.deny, &config.blacklist);
     checked(allow, deny, &own)
+}
+
+/// A field that only a filtered network has a use for.
+pub(crate) fn useless_with(network: Network, field: &str) -> Failure {
+    invalid(format!("`{field}` does nothing with network `{network}`"))
+        .hint("run it with `--net filtered`")
 }
 
 /// Whether the daemon's own lists compile: a daemon with lists that mean

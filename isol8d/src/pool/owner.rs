@@ -306,6 +306,7 @@ impl Owner {
                     id: id.clone(),
                     key,
                     limits,
+                    lasting: false,
                 };
                 self.makes
                     .start(id, async move { make(&*engine, &spec).await });

@@ -16,7 +16,7 @@ use super::{
     pump::Pump,
     verdict::{Seen, judge},
 };
-use crate::{audit::Heads, daemon::Daemon};
+use crate::{audit::Heads, daemon::Daemon, status::cut};
 
 /// The end of a run that was given up before it had a sandbox.
 pub(super) fn cancelled_early(daemon: &Daemon) -> Ended<'static> {
@@ -110,22 +110,53 @@ pub(super) fn exited(outcome: Outcome) -> v1::Exited {
         stdout_truncated: outcome.stdout_truncated,
         stderr_truncated: outcome.stderr_truncated,
         reason: outcome.reason.unwrap_or_default(),
+        kept_sandbox_id: String::new(),
     }
 }
 
-/// A failure leaves the sandbox as text too: no secret may be in it.
-pub(super) fn masked(failure: Failure, request: &RunRequest) -> Failure {
-    let Ok(secrets) = Secrets::new(&request.secrets) else {
-        return failure;
+/// Of each text in a failure: some are what an init or an engine said.
+const MOST_TEXT_BYTES: usize = 4 << 10;
+
+/// A failure leaves the sandbox as text too: no secret may be in it, nor more
+/// than a person would read. Masked before it is cut, so that no piece of a
+/// secret stays.
+pub(super) fn masked(failure: Failure, secrets: &Secrets) -> Failure {
+    let mask = |text: &String| {
+        let masked = secrets.mask_text(text);
+        let kept = cut(&masked, MOST_TEXT_BYTES);
+        if kept.len() == masked.len() {
+            return masked;
+        }
+        format!("{kept}…")
     };
-    if secrets.is_empty() {
-        return failure;
-    }
-    let mask = |text: &String| secrets.mask_text(text);
     Failure {
         message: mask(&failure.message),
         causes: failure.causes.iter().map(mask).collect(),
         hint: failure.hint.as_ref().map(mask),
         ..failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use isol8_core::failure::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_without_secrets_and_not_at_any_length() {
+        let secrets = BTreeMap::from([("KEY".to_owned(), "hunter22".to_owned())]);
+        let secrets = Secrets::new(&secrets).expect("good");
+        // The secret stands where the text is cut.
+        let long = "x".repeat(MOST_TEXT_BYTES - 4) + "hunter22" + &"y".repeat(1 << 20);
+        let failure = Failure::new(FailureKind::Internal, "no hunter22");
+        let told = masked(failure.cause(long).hint("not hunter22"), &secrets);
+        assert_eq!(told.message, "no ***");
+        assert_eq!(told.hint.as_deref(), Some("not ***"));
+        let cause = &told.causes[0];
+        assert!(cause.ends_with("x***y…"), "{}", cause.len());
+        assert_eq!(cause.len(), MOST_TEXT_BYTES + "…".len());
     }
 }

@@ -166,6 +166,13 @@ impl AdminService for Admin {
             .map_err(|failure| status::from_failure(&failure))
     }
 
+    async fn cleanup(
+        &self,
+        _request: Request<v1::CleanupRequest>,
+    ) -> Result<Response<v1::CleanupResponse>, Status> {
+        Err(Status::unimplemented("cleanup is not there yet"))
+    }
+
     async fn shutdown(
         &self,
         request: Request<v1::ShutdownRequest>,

@@ -92,6 +92,7 @@ impl Inner {
         };
         match self.come_up(spec, &ready, &slot, meeting, doomed).await {
             Ok(up) => {
+                let uid = slot.get();
                 let live = Live {
                     accounting: up.accounting,
                     bounds: Some(up.bounds),
@@ -107,6 +108,7 @@ impl Inner {
                         ..up.image.interpreter.clone()
                     },
                     listener: up.listener,
+                    uid,
                 })
             }
             Err(failure) => {

@@ -103,6 +103,7 @@ impl DockerEngine {
                 cpu: CpuMillis::ONE,
                 pids: Pids::new(32).expect("32 is a number of processes"),
             },
+            lasting: false,
         };
         let began = Instant::now();
         let made = self.create(&spec).await;

@@ -148,6 +148,7 @@ mod tests {
                 cpu: CpuMillis::ONE,
                 pids: Pids::new(8).unwrap(),
             },
+            lasting: false,
         }
     }
 

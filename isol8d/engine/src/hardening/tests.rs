@@ -30,6 +30,7 @@ fn spec() -> SandboxSpec {
             cpu: CpuMillis::ONE,
             pids: Pids::new(64).unwrap(),
         },
+        lasting: false,
     }
 }
 

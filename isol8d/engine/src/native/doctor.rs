@@ -171,6 +171,7 @@ async fn jail(engine: &NativeEngine, writable: bool) -> Probe {
             cpu: CpuMillis::ONE,
             pids: Pids::new(8).expect("8 is in range"),
         },
+        lasting: false,
     };
     let before = std::time::Instant::now();
     let made = timeout(TRY_DEADLINE, engine.create(&spec)).await;

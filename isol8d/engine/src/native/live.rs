@@ -274,6 +274,11 @@ fn limits_refused(limits: &Limits, error: &io::Error) -> Failure {
 }
 
 impl Live {
+    /// The host uid of its programs.
+    pub(super) const fn uid(&self) -> u32 {
+        self.uid.get()
+    }
+
     fn doom(&self) -> Option<Jail> {
         let mut state = lock(&self.state);
         let jail = match &mut *state {

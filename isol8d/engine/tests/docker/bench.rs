@@ -51,6 +51,7 @@ impl Bench {
             kit: make("kit", 0o755),
             authorities: false,
             layers: make("layers", 0o711),
+            orphaned: Duration::from_secs(600),
         };
         init(&place.kit.join("init"));
         Self {
@@ -174,6 +175,7 @@ pub(crate) fn spec() -> SandboxSpec {
             cpu: CpuMillis::ONE,
             pids: Pids::new(64).unwrap(),
         },
+        lasting: false,
     }
 }
 

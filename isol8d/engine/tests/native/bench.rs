@@ -89,6 +89,7 @@ pub(crate) fn place_in(folder: &Path) -> Place {
         kit: make("kit"),
         authorities: false,
         layers: make("layers"),
+        orphaned: Duration::from_secs(600),
     }
 }
 
@@ -166,6 +167,7 @@ pub(crate) fn spec() -> SandboxSpec {
             cpu: CpuMillis::ONE,
             pids: Pids::new(64).unwrap(),
         },
+        lasting: false,
     }
 }
 
