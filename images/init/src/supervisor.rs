@@ -180,9 +180,9 @@ impl Supervisor {
             }
             None => until(self.line.pause()),
         };
-        // Nobody looks at it while there is no daemon to tell.
+        // What it says is read only for somebody who waits for it.
         let hook = self.parked.as_ref().and_then(Parked::hook);
-        if let Some(hook) = hook.filter(|_| self.line.stream().is_some()) {
+        if let Some(hook) = hook.filter(|_| self.awaits_parked()) {
             fds.push(PollFd::new(hook.as_fd(), PollFlags::POLLIN));
         }
         if let Some(program) = &self.program {
@@ -320,10 +320,16 @@ impl Supervisor {
         self.look_at_parked()
     }
 
+    /// Somebody is to be told how far the parked interpreter is. Nobody after the
+    /// daemon who asked is gone: it may be starting still, and is left to it.
+    const fn awaits_parked(&self) -> bool {
+        self.ready_owed || self.pending.is_some()
+    }
+
     /// Tells the daemon when the parked interpreter waits or has failed, and
     /// carries out an `Exec` that had to wait for that.
     fn look_at_parked(&mut self) -> Result<(), LinkError> {
-        if !self.ready_owed && self.pending.is_none() {
+        if !self.awaits_parked() {
             return Ok(());
         }
         let progress = self.parked.as_mut().map(Parked::progress);

@@ -43,8 +43,9 @@ fn usage_is_that_of_the_program_and_its_children() {
 fn signals_go_to_the_whole_group() {
     let mut rig = Rig::start();
     rig.start_command(bash(
-        "(trap 'echo child; exit' INT; echo ready; while :; do sleep 0.05; done) & \
-         trap 'wait; echo parent; exit 7' INT; while :; do sleep 0.05; done",
+        "trap 'wait; echo parent; exit 7' INT
+         (trap 'echo child; exit' INT; echo ready; while :; do sleep 0.05; done) &
+         while :; do sleep 0.05; done",
     ));
     rig.wait_for_output("ready\n");
     rig.signal(2);

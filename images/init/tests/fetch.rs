@@ -371,20 +371,9 @@ fn a_daemon_that_takes_nothing_costs_no_memory_and_no_processor() {
     rig.bash("mkdir t; head -c 30000000 /dev/zero > t/f; for i in {1..2000}; do : > t/g$i; done");
     rig.send(to_init::Message::Fetch(order("t")));
     std::thread::sleep(QUIET);
-    let usage = |rig: &Rig| {
-        let init = crate::rig::descendants(rig.jail_pid())[0];
-        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).expect("init");
-        let behind = stat.rsplit(')').next().expect("fields");
-        let fields: Vec<u64> = behind
-            .split_whitespace()
-            .map(|field| field.parse().unwrap_or(0))
-            .collect();
-        // utime and stime in ticks, rss in pages.
-        (fields[11] + fields[12], fields[21])
-    };
-    let (before, _) = usage(&rig);
+    let (before, _) = rig.usage();
     std::thread::sleep(QUIET);
-    let (after, pages) = usage(&rig);
+    let (after, pages) = rig.usage();
     assert!(after - before <= 2, "{before} ticks, then {after}");
     assert!(pages * 4096 < 8 << 20, "{pages} pages");
     let mut tree = Tree::default();

@@ -267,3 +267,24 @@ fn an_order_of_a_daemon_that_is_gone_does_not_use_it_up() {
     assert!(rig.meet_again().parked);
     assert_eq!(rig.bash("ls").stdout, "");
 }
+
+#[test]
+fn one_that_nobody_waits_for_any_more_costs_no_processor() {
+    let mut rig = Rig::lasting();
+    let slow = "sleep 0.3; printf x >&$ISOL8_PARK_FD; touch said; sleep 60";
+    rig.send(to_init::Message::Prepare(Prepare {
+        parked: Some(bash(slow)),
+        ..Prepare::default()
+    }));
+    assert!(rig.meet_again().parked);
+    // A program that looked would take its place.
+    assert!(wait_for(
+        || crate::names::names(&mut rig, "", 1).contains("said")
+    ));
+    let (before, _) = rig.usage();
+    std::thread::sleep(Duration::from_millis(300));
+    let (after, _) = rig.usage();
+    assert!(after - before <= 2, "{before} ticks, then {after}");
+    // What it said is found when it is needed.
+    assert_eq!(rig.exec(use_parked(bash("true"))), Ok(true));
+}

@@ -217,6 +217,19 @@ impl Rig {
         self.jail.id()
     }
 
+    /// What init costs: its processor time in ticks and its memory in pages.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let init = descendants(self.jail_pid())[0];
+        let stat = fs::read_to_string(format!("/proc/{init}/stat")).expect("init");
+        let behind = stat.rsplit(')').next().expect("fields");
+        let fields: Vec<u64> = behind
+            .split_whitespace()
+            .map(|field| field.parse().unwrap_or(0))
+            .collect();
+        // utime and stime, and rss.
+        (fields[11] + fields[12], fields[21])
+    }
+
     pub(crate) fn send(&mut self, message: to_init::Message) {
         self.try_send(message).expect("sent to init");
     }
