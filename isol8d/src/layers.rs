@@ -29,7 +29,7 @@ use isol8_core::{
     sandbox::{Limits, Network, SandboxKey},
 };
 use isol8_proto::v1;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -130,6 +130,8 @@ struct Shared {
     means: Means,
     registries: Registries,
     state: Mutex<State>,
+    /// Held while a layer gets its place. Comes before `state`.
+    keeping: Mutex<()>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -212,6 +214,7 @@ impl Layers {
             means,
             registries,
             state: Mutex::new(state),
+            keeping: Mutex::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }))
@@ -316,17 +319,4 @@ impl Drop for Waiting {
             state.builds.remove(&self.name);
         }
     }
-}
-
-/// Removes layers away from the async threads.
-fn remove_later(store: &Store, going: Vec<isol8_core::layer::LayerId>) {
-    if going.is_empty() {
-        return;
-    }
-    let store = store.clone();
-    // Nobody waits for it; what is left when the process ends, the next one
-    // removes.
-    drop(spawn_blocking(move || {
-        going.iter().for_each(|id| store.remove(id))
-    }));
 }

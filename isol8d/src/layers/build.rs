@@ -1,7 +1,7 @@
 //! The task that builds one layer.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Building, Outcome, Shared, Use, Wish, fetch,
+    index::Place,
     name::LayerName,
-    now, remove_later,
+    now,
     store::{Draft, Meta, Stored},
     tree::Written,
 };
@@ -100,7 +101,7 @@ pub(super) fn start(shared: &Arc<Shared>, name: &LayerName, wish: Wish) -> Build
 }
 
 async fn build(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     name: &LayerName,
     wish: &Wish,
     text: &Transcript,
@@ -117,7 +118,7 @@ async fn build(
 }
 
 async fn work(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     name: &LayerName,
     wish: &Wish,
     text: &Transcript,
@@ -151,8 +152,11 @@ async fn work(
 }
 
 /// Makes room and gives the layer its name.
+///
+/// # Cancellation
+/// A layer that is being kept when the future is dropped is kept.
 async fn keep(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     name: &LayerName,
     wish: &Wish,
     draft: Draft,
@@ -166,18 +170,6 @@ async fn keep(
         let forgotten = shared.means.pool.forget(idle);
         drop(timeout(FORGET_GRACE, forgotten).await);
     }
-    let (going, id) = {
-        let mut state = shared.state();
-        // Under the lock: whoever finds a layer before holds it, and who comes
-        // later does not find it.
-        let mounted = shared.means.mounted.layers();
-        let going = state.index.make_room(created, written.bytes, &mounted);
-        (
-            going.ok_or_else(full)?,
-            state.index.free_id(name).ok_or_else(full)?,
-        )
-    };
-    remove_later(&shared.store, going);
     let meta = Meta {
         runtime: wish.key.runtime.to_string(),
         engine: wish.key.engine.to_string(),
@@ -189,21 +181,46 @@ async fn keep(
         entries: written.entries,
         created_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     };
+    let kept = spawn_blocking({
+        let (shared, name) = (Arc::clone(shared), name.clone());
+        move || put_away(&shared, &name, draft, meta, created)
+    });
+    kept.await
+        .unwrap_or_else(|error| Err(broken().because(&error)))
+}
+
+/// Blocks. One at a time: until a layer is in the index its bytes are not
+/// counted and its name looks free.
+fn put_away(
+    shared: &Shared,
+    name: &LayerName,
+    draft: Draft,
+    meta: Meta,
+    created: Duration,
+) -> Result<Use, Failure> {
+    let _alone = shared
+        .keeping
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let place = {
+        let mut state = shared.state();
+        // Under the lock: whoever finds a layer before holds it, and who comes
+        // later does not find it.
+        let mounted = shared.means.mounted.layers();
+        let index = &mut state.index;
+        index.make_place(name, created, meta.bytes, &mounted)
+    };
+    let Place { id, going } = place.ok_or_else(full)?;
+    going.iter().for_each(|id| shared.store.remove(id));
     let stored = Stored {
         id,
         meta,
         last_used: created,
     };
-    let kept = spawn_blocking({
-        let (store, stored) = (shared.store.clone(), stored.clone());
-        move || {
-            store.keep(draft, &stored.id, &stored.meta)?;
-            store.touch(&stored.id, SystemTime::UNIX_EPOCH + created);
-            Ok(())
-        }
-    });
-    kept.await
-        .unwrap_or_else(|error| Err(broken().because(&error)))?;
+    shared.store.keep(draft, &stored.id, &stored.meta)?;
+    shared
+        .store
+        .touch(&stored.id, SystemTime::UNIX_EPOCH + created);
     Ok(shared.state().index.add(stored))
 }
 

@@ -33,6 +33,14 @@ struct Layer {
     anchor: Arc<()>,
 }
 
+/// Where a new layer goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) id: LayerId,
+    /// Layers that are no longer in the index and are still on disk.
+    pub(crate) going: Vec<LayerId>,
+}
+
 /// All layers. Times are those since 1970.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -87,8 +95,30 @@ impl Index {
         None
     }
 
+    /// Takes out what must go so that a layer of `wanted` bytes fits, and says
+    /// what it is called. `None`: too much of what there is is in use; nothing
+    /// goes then. `mounted` are the layers of sandboxes that exist.
+    pub(crate) fn make_place(
+        &mut self,
+        name: &LayerName,
+        now: Duration,
+        wanted: u64,
+        mounted: &BTreeSet<LayerId>,
+    ) -> Option<Place> {
+        // What goes may still be on the disk: its name is the last to be taken.
+        let free = self.free_id(name);
+        let going = self.to_remove(now, wanted, mounted)?;
+        let ours = || {
+            let mut ids = (0..MOST_GENERATIONS).map(|generation| name.id(generation));
+            ids.find(|id| going.contains(id))
+        };
+        let id = free.or_else(ours)?;
+        self.take_out(&going);
+        Some(Place { id, going })
+    }
+
     /// What the next layer of a name is called. `None` when every name is taken.
-    pub(crate) fn free_id(&self, name: &LayerName) -> Option<LayerId> {
+    fn free_id(&self, name: &LayerName) -> Option<LayerId> {
         let mut ids = (0..MOST_GENERATIONS).map(|generation| name.id(generation));
         ids.find(|id| !self.layers.contains_key(id))
     }
@@ -101,25 +131,32 @@ impl Index {
         wanted: u64,
         mounted: &BTreeSet<LayerId>,
     ) -> Option<Vec<LayerId>> {
-        let all: Vec<Held> = self
-            .layers
-            .iter()
-            .map(|(id, layer)| held(id, layer, mounted))
-            .collect();
-        let going = retention::to_remove(&all, now, wanted, self.room)?;
-        for id in &going {
+        let going = self.to_remove(now, wanted, mounted)?;
+        self.take_out(&going);
+        Some(going)
+    }
+
+    fn to_remove(
+        &self,
+        now: Duration,
+        wanted: u64,
+        mounted: &BTreeSet<LayerId>,
+    ) -> Option<Vec<LayerId>> {
+        let all = self.layers.iter();
+        let all: Vec<Held> = all.map(|(id, layer)| held(id, layer, mounted)).collect();
+        retention::to_remove(&all, now, wanted, self.room)
+    }
+
+    fn take_out(&mut self, going: &[LayerId]) {
+        for id in going {
             self.layers.remove(id);
         }
-        Some(going)
     }
 
     /// What could go for `wanted` more bytes if no sandbox had a layer mounted
     /// that nobody uses.
     pub(crate) fn could_go(&self, now: Duration, wanted: u64) -> BTreeSet<LayerId> {
-        let none = BTreeSet::new();
-        let all = self.layers.iter();
-        let all: Vec<Held> = all.map(|(id, layer)| held(id, layer, &none)).collect();
-        let going = retention::to_remove(&all, now, wanted, self.room);
+        let going = self.to_remove(now, wanted, &BTreeSet::new());
         going.unwrap_or_default().into_iter().collect()
     }
 
@@ -212,5 +249,33 @@ mod tests {
         assert_eq!(index.bytes(), MOST_BYTES);
         assert_eq!(index.make_room(WEEK, 1, &BTreeSet::new()), Some(vec![id]));
         assert_eq!(index.bytes(), 0);
+    }
+
+    #[test]
+    fn nothing_goes_for_a_layer_that_gets_no_name() {
+        let (mut index, six, none) = (Index::new(MOST_BYTES), name("six"), BTreeSet::new());
+        drop(index.add(stored(name("attrs").id(0), WEEK, MOST_BYTES)));
+        let ids = (0..MOST_GENERATIONS).map(|generation| six.id(generation));
+        let mut held: Vec<Use> = ids.map(|id| index.add(stored(id, WEEK, 0))).collect();
+        assert_eq!(index.make_place(&six, WEEK, 1, &none), None);
+        let before = index.count();
+        assert_eq!(before, held.len() + 1, "nothing went");
+        // One that nobody holds any more has expired and gives its name.
+        let late = WEEK * 2;
+        let last = held.pop().expect("there are some").id;
+        let place = index
+            .make_place(&six, late, 1, &none)
+            .expect("there is one");
+        assert_eq!(place.id, last);
+        assert!(place.going.contains(&last), "{place:?}");
+    }
+
+    #[test]
+    fn what_goes_does_not_give_its_name_while_there_is_another() {
+        let (mut index, six, none) = (Index::new(1), name("six"), BTreeSet::new());
+        drop(index.add(stored(six.id(0), WEEK, 1)));
+        let place = index.make_place(&six, WEEK, 1, &none);
+        let (id, going) = (six.id(1), vec![six.id(0)]);
+        assert_eq!(place, Some(Place { id, going }));
     }
 }

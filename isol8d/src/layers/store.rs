@@ -161,7 +161,12 @@ impl Store {
         }
         fs::rename(&draft.folder, &path).map_err(bad)?;
         draft.kept = true;
-        folder.sync_all().map_err(bad)
+        // It has its name. Where that is lost with the power, so is the layer as a
+        // whole, and it is made again.
+        if let Err(error) = folder.sync_all() {
+            tracing::warn!(layer = %id, %error, "the name of a layer may not be on disk");
+        }
+        Ok(())
     }
 
     /// Notes that a layer is used now.

@@ -121,7 +121,12 @@ impl Tree {
             let what = format!("{MOST_LAYER_ENTRIES} files");
             return Err(TreeError::TooMuch { what });
         }
-        self.blocks += entry.size.div_ceil(BLOCK_BYTES).max(1);
+        let size = match entry.kind() {
+            EntryKind::File => entry.size,
+            // Whatever is said of the size of others means nothing.
+            _ => 0,
+        };
+        self.blocks += size.div_ceil(BLOCK_BYTES).max(1);
         let path = checked(&entry.path)?;
         if path.as_os_str().is_empty() {
             // The folder itself, which the daemon has made.

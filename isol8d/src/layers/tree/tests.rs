@@ -123,3 +123,21 @@ fn a_layer_has_a_bound() {
     tree.entry(&file("a", 1, 0o644)).expect("a file");
     assert!(tree.finish().is_err(), "it has not come");
 }
+
+#[test]
+fn only_files_have_a_size() {
+    let (_folder, mut tree) = tree();
+    let huge = |entry: Entry| Entry {
+        size: u64::MAX,
+        ..entry
+    };
+    for entry in [
+        entry("", EntryKind::Folder),
+        entry("bin", EntryKind::Folder),
+        link("bin/again", "tool"),
+    ] {
+        tree.entry(&huge(entry)).expect("it has none");
+    }
+    let written = tree.finish().expect("all has come");
+    assert_eq!(written.bytes, 3 * BLOCK_BYTES);
+}
