@@ -107,13 +107,7 @@ pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<(), Fa
     for file in job.apt.map(Apt::files).unwrap_or_default() {
         site.send(file).await?;
     }
-    let Ok((Ended::Code(0), _)) = site.ask(&order.prepare()).await else {
-        return Err(Failure::new(
-            FailureKind::NoSpace,
-            "there is no room in /sandbox to install anything",
-        )
-        .hint("raise `--sandbox-size`"));
-    };
+    prepare(site, &order).await?;
     let hosts = learn(site, job, &order).await?;
     let hosts: Vec<String> = hosts.into_iter().collect();
     site.open(&closed_but(&hosts, job.filter)).await?;
@@ -135,6 +129,29 @@ pub(crate) async fn install(site: &mut Site<'_>, job: &Job<'_>) -> Result<(), Fa
         .await
         .map_err(|error| lost(&error))?;
     Ok(())
+}
+
+/// Makes the folders that the other steps need.
+async fn prepare(site: &mut Site<'_>, order: &Order<'_>) -> Result<(), Failure> {
+    let said = Transcript::new();
+    let take = |_: bool, bytes: &bytes::Bytes| said.add(bytes);
+    let ended = errand::run(site.link, &order.prepare(), take).await;
+    let ended = ended.map_err(|error| lost(&error))?;
+    if ended.is_good() {
+        return Ok(());
+    }
+    let mut failure = if is_full(&said) {
+        let message = "there is no room in /sandbox to install anything";
+        Failure::new(FailureKind::NoSpace, message).hint("raise `--sandbox-size`")
+    } else {
+        let message = format!(
+            "/sandbox cannot be made ready for an installer: {}",
+            how(ended)
+        );
+        Failure::new(FailureKind::InstallFailed, message)
+    };
+    failure.causes = said.last_lines();
+    Err(failure)
 }
 
 /// Learns from where the packages of a job come. Gives all hosts, those that the
@@ -259,16 +276,27 @@ async fn explain(site: &mut Site<'_>, job: &Job<'_>, why: Why, report: &Report) 
         Why::Ended(ended) => ended,
     };
     let names: Vec<&str> = job.packages.iter().map(Package::as_str).collect();
-    let how = match ended {
-        Ended::Code(code) => format!("the installer ended with {code}"),
-        Ended::Signal(signal) => format!("signal {signal} ended the installer"),
-    };
-    let message = format!("cannot install {}: {how}", names.join(", "));
+    let message = format!("cannot install {}: {}", names.join(", "), how(ended));
     let mut failure = Failure::new(FailureKind::InstallFailed, message);
     failure.causes = job.text.last_lines();
     let counters = site.engine.counters(site.id).await.ok();
     let hint = hint(site, counters, report, job.text);
     failure.hint(hint)
+}
+
+fn how(ended: Ended) -> String {
+    match ended {
+        Ended::Code(code) => format!("the installer ended with {code}"),
+        Ended::Signal(signal) => format!("signal {signal} ended the installer"),
+    }
+}
+
+/// Nobody else can say it: what did not fit is gone by now. The kernel's words,
+/// in the language that every installer is given.
+fn is_full(text: &Transcript) -> bool {
+    let words = ["No space left on device", "Disk quota exceeded", "ENOSPC"];
+    let full = |line: &String| words.iter().any(|word| line.contains(word));
+    text.last_lines().iter().any(full)
 }
 
 fn hint(site: &Site<'_>, counters: Option<Counters>, report: &Report, text: &Transcript) -> String {
@@ -295,10 +323,7 @@ fn hint(site: &Site<'_>, counters: Option<Counters>, report: &Report, text: &Tra
             "the network filter blocked `{host}`: {reason}; change `--deny` or the configuration"
         );
     }
-    // Nobody else can say it: what did not fit is gone by now. The kernel's
-    // words, in the language that every installer is given.
-    let full = |line: &String| line.contains("No space left on device") || line.contains("ENOSPC");
-    if text.last_lines().iter().any(full) {
+    if is_full(text) {
         return "/sandbox or /tmp was full: raise `--sandbox-size` or `--tmp-size`".to_owned();
     }
     match site.network {

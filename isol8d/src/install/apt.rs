@@ -135,7 +135,7 @@ impl Apt {
     }
 
     /// Changes when packages may turn out in another way: with what is installed
-    /// on the host, its sources, and the recipe.
+    /// on the host, its sources, and the recipe. Blocks: there is much to hash.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         let mut add = |part: &[u8]| {

@@ -14,7 +14,7 @@ use isol8_core::{
     sandbox::Network,
 };
 use isol8_engine::{Engine, Interpreter, link::Link};
-use isol8_proto::init::{File, KillAll, from_init, to_init};
+use isol8_proto::init::{Failed, FailureKind as InitFailure, File, KillAll, from_init, to_init};
 
 use super::{
     apt::Sent,
@@ -116,7 +116,8 @@ impl Site<'_> {
     /// Puts a file below /sandbox.
     ///
     /// # Errors
-    /// `NoSpace` when it does not fit; `Internal` where the sandbox is gone.
+    /// `NoSpace` when it does not fit; `Internal` where it cannot be written for
+    /// another reason, or the sandbox is gone.
     pub(crate) async fn send(&mut self, sent: &Sent) -> Result<(), Failure> {
         let gone = |error| lost(&ErrandError::Lost(error));
         let mut pieces = sent.data.chunks(PIECE_BYTES).peekable();
@@ -140,12 +141,7 @@ impl Site<'_> {
         }
         match self.link.reader.recv().await.map_err(gone)? {
             from_init::Message::FileWritten(_) => Ok(()),
-            from_init::Message::Failed(failed) => Err(Failure::new(
-                FailureKind::NoSpace,
-                "what the installer needs cannot be put into /sandbox",
-            )
-            .cause(failed.message)
-            .hint("raise `--sandbox-size`")),
+            from_init::Message::Failed(failed) => Err(unsent(failed)),
             _ => Err(lost(&ErrandError::Broken("spoke out of turn"))),
         }
     }
@@ -185,6 +181,17 @@ impl Site<'_> {
         let sent = self.link.writer.send(kill).await;
         sent.map_err(|error| lost(&ErrandError::Lost(error)))
     }
+}
+
+/// The failure for a file that is not there.
+fn unsent(failed: Failed) -> Failure {
+    let message = "what the installer needs cannot be put into /sandbox";
+    let failure = if failed.kind() == InitFailure::NoSpace {
+        Failure::new(FailureKind::NoSpace, message).hint("raise `--sandbox-size`")
+    } else {
+        Failure::new(FailureKind::Internal, message)
+    };
+    failure.cause(failed.message)
 }
 
 /// A duplicate of the listener of a sandbox.
@@ -235,4 +242,25 @@ pub(crate) fn lost(error: &ErrandError) -> Failure {
         FailureKind::Internal
     };
     Failure::new(kind, "the packages could not be installed").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_full_sandbox_is_said_to_be_full() {
+        let kind = |kind: InitFailure| {
+            let message = "why".to_owned();
+            let failure = unsent(Failed {
+                kind: kind.into(),
+                message,
+                ..Failed::default()
+            });
+            assert_eq!(failure.causes, ["why"]);
+            (failure.kind, failure.hint.is_some())
+        };
+        assert_eq!(kind(InitFailure::NoSpace), (FailureKind::NoSpace, true));
+        assert_eq!(kind(InitFailure::BadPath), (FailureKind::Internal, false));
+    }
 }

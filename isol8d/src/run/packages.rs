@@ -126,8 +126,8 @@ impl Place<'_> {
         let mut identity = engine.identity(key).await?;
         let mut apt = None;
         if request.runtime == Runtime::Bash {
-            let found = system_packages().await?;
-            identity = format!("{identity} {}", found.fingerprint());
+            let (found, fingerprint) = system_packages().await?;
+            identity = format!("{identity} {fingerprint}");
             apt = Some(Arc::new(found));
         } else if request.no_install_cache {
             return Ok(Packages::Own { identity });
@@ -268,9 +268,15 @@ impl Place<'_> {
     }
 }
 
-/// What the host's own package manager has.
-async fn system_packages() -> Result<Apt, Failure> {
-    let looked = spawn_blocking(|| Apt::look(Path::new("/"))).await;
+/// What the host's own package manager has, and the fingerprint of it: a host's
+/// status alone is many megabytes to hash.
+async fn system_packages() -> Result<(Apt, String), Failure> {
+    let look = || {
+        let found = Apt::look(Path::new("/"))?;
+        let fingerprint = found.fingerprint();
+        Ok((found, fingerprint))
+    };
+    let looked = spawn_blocking(look).await;
     looked.unwrap_or_else(|error| {
         Err(Failure::new(FailureKind::Internal, "cannot look at apt").because(&error))
     })

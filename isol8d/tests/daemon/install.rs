@@ -352,32 +352,39 @@ async fn a_failure_at_any_step_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_a_full_sandbox_is_said_to_have_no_room() {
+    let full = "err mkdir: cannot create directory 'x': No space left on device\nexit 1";
+    for (script, kind) in [(full, "no_space"), ("err no\nexit 1", "install_failed")] {
+        let stage = alone();
+        stage.native.errand("mkdir", script);
+        let ran = stage.start(installing("out x", &["six"])).await.end().await;
+        let detail = failed(&ran, kind);
+        assert_eq!(detail.hint.contains("--sandbox-size"), kind == "no_space");
+        assert_eq!(detail.causes.len(), 1, "what it said: {detail:?}");
+        stage.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_at_any_step_leaves_nothing() {
-    let create = |step: &Step| *step == Step::Create;
     // The engine's own bugs: in the installation's sandbox, then in the run's.
     let stage = alone();
-    stage
-        .start(installing("out x", &["six"]))
-        .await
-        .end()
-        .await
-        .exited();
-    assert_eq!(
-        stage
-            .native
-            .steps()
-            .iter()
-            .filter(|step| create(step))
-            .count(),
-        2
-    );
+    let ran = stage.start(installing("out x", &["six"])).await.end().await;
+    ran.exited();
+    let steps = stage.native.steps();
     stage.stop().await;
-    for _ in 0..2 {
+    let numbers = steps.iter().enumerate();
+    let creates = numbers.filter(|(_, step)| **step == Step::Create);
+    let creates: Vec<usize> = creates.map(|(number, _)| number).collect();
+    assert_eq!(creates.len(), 2, "{steps:?}");
+    for (layers, number) in creates.into_iter().enumerate() {
         let stage = alone();
-        stage.native.plan(Step::Create, Fault::Panic);
+        stage.native.plan_at(number, Fault::Panic);
         let ran = stage.start(installing("out x", &["six"])).await.end().await;
         failed(&ran, "internal");
-        assert!(stage.layers().is_empty());
+        // What was whole before stays.
+        assert_eq!(stage.layers().len(), layers);
+        stage.native.mend();
         let ran = stage.start(installing("out x", &["six"])).await.end().await;
         assert_eq!(ran.text(), "x\n");
         stage.stop().await;
