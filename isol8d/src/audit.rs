@@ -127,24 +127,18 @@ impl RunAudit {
         Heads::new(self.0.as_ref().is_some_and(wanted))
     }
 
-    /// Records that the run is about to start. Comes before anything of the
-    /// request runs anywhere, installers included; the sandbox may not be known
-    /// yet.
+    /// Records that the run is about to start, with the image that was chosen for
+    /// it. Comes before anything of the request runs anywhere, installers
+    /// included, and so before there is a sandbox.
     ///
     /// # Errors
     /// `NoSpace` on a full disk, else `Internal`: the run must not start.
     ///
     /// # Cancellation
     /// Dropped, the line may or may not be written.
-    pub async fn started(
-        &self,
-        request: &RunRequest,
-        engine: EngineKind,
-        sandbox: Option<&SandboxId>,
-    ) -> Result<(), Failure> {
+    pub async fn started(&self, request: &RunRequest, engine: EngineKind) -> Result<(), Failure> {
         let Some(run) = &self.0 else { return Ok(()) };
         let started = Started {
-            sandbox: sandbox.cloned(),
             principal: run.principal,
             engine,
             request: request.clone(),

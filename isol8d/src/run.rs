@@ -154,8 +154,8 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
                 (outcome, ended.left)
             }
             Err(failure) => {
+                let failure = masked(failure, &secrets);
                 tracing::info!(kind = failure.kind.name(), error = %failure, "run failed");
-                let failure = masked(failure, &job.request);
                 audit.failed(&failure).await;
                 job.outbox.finish(Err(status::from_failure(&failure)));
                 ("failed", None)
@@ -189,12 +189,12 @@ async fn execute<'a>(
         () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
         pass = daemon.gate.enter(job.principal, queued) => pass?,
     };
-    audit.started(request, engine, None).await?;
+    let choice = images::choose(daemon, engine, &mut job.request, &job.outbox).await?;
+    audit.started(&job.request, engine).await?;
     // The budget begins here: time in the queue is not the program's.
     let began = Instant::now();
-    let mut deadline = began + request.limits.timeout;
+    let mut deadline = began + job.request.limits.timeout;
     let front = Front::enter(&daemon.pool);
-    let choice = images::choose(daemon, engine, &mut job.request, &job.outbox).await?;
     let ready = ready(daemon, engine, job, choice, &mut deadline, asked).await?;
     let (key, packages) = match ready {
         Ok(ready) => ready,

@@ -30,7 +30,6 @@ pub(super) enum Body {
 
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) sandbox: Option<SandboxId>,
     pub(super) principal: Principal,
     pub(super) engine: EngineKind,
     pub(super) request: RunRequest,

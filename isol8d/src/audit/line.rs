@@ -37,8 +37,6 @@ struct Line<'a, T> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StartedBody<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sandbox_id: Option<&'a str>,
     uid: u32,
     engine: &'static str,
     runtime: &'static str,
@@ -193,7 +191,6 @@ fn started<'a>(run: &'a Started, secrets: &Secrets) -> StartedBody<'a> {
     let code = request.code.as_bytes();
     let packages = request.install.iter();
     StartedBody {
-        sandbox_id: run.sandbox.as_ref().map(SandboxId::as_str),
         uid: run.principal.0,
         engine: run.engine.name(),
         runtime: request.runtime.name(),

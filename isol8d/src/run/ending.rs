@@ -141,13 +141,13 @@ pub(super) fn masked(failure: Failure, secrets: &Secrets) -> Failure {
 mod tests {
     use std::collections::BTreeMap;
 
-    use isol8_core::failure::FailureKind;
+    use isol8_core::{failure::FailureKind, request::Secret};
 
     use super::*;
 
     #[test]
     fn a_failure_is_told_without_secrets_and_not_at_any_length() {
-        let secrets = BTreeMap::from([("KEY".to_owned(), "hunter22".to_owned())]);
+        let secrets = BTreeMap::from([("KEY".to_owned(), Secret("hunter22".to_owned()))]);
         let secrets = Secrets::new(&secrets).expect("good");
         // The secret stands where the text is cut.
         let long = "x".repeat(MOST_TEXT_BYTES - 4) + "hunter22" + &"y".repeat(1 << 20);

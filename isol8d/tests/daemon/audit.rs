@@ -1,11 +1,15 @@
 //! The record of runs, as a whole daemon writes it.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
+use isol8_core::runtime::Runtime;
 use isol8_proto::v1;
 use serde_json::Value;
 
-use crate::stage::{Stage, config, limited, python};
+use crate::{
+    images::build,
+    stage::{Stage, config, limited, python},
+};
 
 /// Every line, in order.
 fn lines(stage: &Stage) -> Vec<Value> {
@@ -72,5 +76,30 @@ async fn every_run_has_its_beginning_and_its_end() {
     );
     assert_eq!(lines[1]["exitCode"], 3);
     assert_eq!(lines[5]["usage"]["wallMs"], 700, "{}", lines[5]);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_image_that_a_run_gets_is_recorded() {
+    let configured = config(|config| {
+        config.audit.enabled = true;
+        let packages = vec!["numpy".to_owned()];
+        config.dependencies = BTreeMap::from([(Runtime::Python, packages)]);
+    });
+    let stage = Stage::with(configured, |_, _| {});
+    let numpy = build(&stage, v1::Runtime::Python, &["numpy"]).await;
+    let start = v1::Start {
+        engine: v1::Engine::Docker.into(),
+        network: v1::NetworkMode::None.into(),
+        ..python("out x")
+    };
+    stage.start(start).await.end().await.exited();
+    check(
+        &lines(&stage),
+        [
+            ("run_started", "image", &numpy[0]),
+            ("run_ended", "verdict", "exited"),
+        ],
+    );
     stage.stop().await;
 }

@@ -37,7 +37,7 @@ async fn image_of(stage: &Stage, start: v1::Start) -> String {
 }
 
 /// The tags of what was made ready.
-async fn build(stage: &Stage, base: v1::Runtime, packages: &[&str]) -> Vec<String> {
+pub(crate) async fn build(stage: &Stage, base: v1::Runtime, packages: &[&str]) -> Vec<String> {
     let mut images = ImageServiceClient::new(stage.channel(ME));
     let request = v1::BuildRequest {
         base: base.into(),
