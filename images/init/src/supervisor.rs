@@ -11,33 +11,31 @@
 //! overtakes a flood. No signal is a command: SIGCHLD only makes us look.
 
 mod files;
+mod start;
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     time::Duration,
 };
 
-use isol8_proto::init::{
-    Command, Exec, Failed, FailureKind, Hello, Prepare, Ready, Started, StdinCredit, from_init,
-    to_init,
-};
+use isol8_proto::init::{Failed, FailureKind, Hello, StdinCredit, from_init, to_init};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
 use crate::{
-    command,
     fetch::Fetch,
     file,
     leftovers::Leftovers,
     line::Line,
-    parked::{Parked, Progress},
-    program::{Pipes, Program, STDIN_BYTES},
+    parked::Parked,
+    program::Program,
     remove::Removal,
     sys::{self, Pid},
     wire::LinkError,
 };
+use start::Pending;
 
 /// What init and the daemon must agree on.
 const PROTOCOL: u32 = 1;
@@ -65,15 +63,6 @@ pub(crate) struct Supervisor {
     removal: Option<Removal>,
     /// Only where the sandbox lasts.
     leftovers: Leftovers,
-}
-
-/// A program that will start when the parked interpreter waits or has failed,
-/// and what was said about it meanwhile.
-#[derive(Debug)]
-struct Pending {
-    exec: Exec,
-    signals: Vec<i32>,
-    stdin_ended: bool,
 }
 
 impl Supervisor {
@@ -306,138 +295,11 @@ impl Supervisor {
         self.line.push(from_init::Message::Failed(failed))
     }
 
-    fn prepare(&mut self, prepare: Prepare) -> Result<(), LinkError> {
-        if prepare.token.len() > MAX_TOKEN_BYTES {
-            return Err(LinkError::Malformed);
-        }
-        if !prepare.token.is_empty() {
-            self.token = prepare.token.to_vec();
-        }
-        self.end_parked();
-        let parked = prepare.parked.as_ref();
-        self.parked = parked.and_then(|command| Parked::start(command).ok());
-        self.ready_owed = true;
-        self.look_at_parked()
-    }
-
-    /// Somebody is to be told how far the parked interpreter is. Nobody after the
-    /// daemon who asked is gone: it may be starting still, and is left to it.
-    const fn awaits_parked(&self) -> bool {
-        self.ready_owed || self.pending.is_some()
-    }
-
-    /// Tells the daemon when the parked interpreter waits or has failed, and
-    /// carries out an `Exec` that had to wait for that.
-    fn look_at_parked(&mut self) -> Result<(), LinkError> {
-        if !self.awaits_parked() {
-            return Ok(());
-        }
-        let progress = self.parked.as_mut().map(Parked::progress);
-        match progress {
-            Some(Progress::Starting) => return Ok(()),
-            Some(Progress::Waiting) => {}
-            Some(Progress::Broken) | None => self.end_parked(),
-        }
-        if std::mem::take(&mut self.ready_owed) {
-            let parked = self.parked.is_some();
-            self.line
-                .push(from_init::Message::Ready(Ready { parked }))?;
-        }
-        let Some(pending) = self.pending.take() else {
-            return Ok(());
-        };
-        self.start(&pending.exec)?;
-        if pending.stdin_ended {
-            self.close_stdin();
-        }
-        pending
-            .signals
-            .into_iter()
-            .for_each(|number| self.signal(number));
-        Ok(())
-    }
-
-    /// Kills the parked interpreter and waits until it is off the process
-    /// table, so that it counts against no limit.
-    fn end_parked(&mut self) {
-        if let Some(parked) = self.parked.take() {
-            sys::signal_group(parked.pid, libc::SIGKILL);
-            self.reap_until(parked.pid);
-        }
-    }
-
     fn reap_until(&mut self, pid: Pid) {
         while let Some(reaped) = sys::reap(true) {
             self.account(reaped);
             if reaped.pid == pid {
                 return;
-            }
-        }
-    }
-
-    fn exec(&mut self, exec: Exec) -> Result<(), LinkError> {
-        if self.has_program() {
-            return self.fail(busy());
-        }
-        if self.is_at_files() && !self.line.is_lasting() {
-            return self.refuse_files();
-        }
-        if exec.use_parked && self.parked.is_some() {
-            self.pending = Some(Pending {
-                exec,
-                signals: Vec::new(),
-                stdin_ended: false,
-            });
-            return self.look_at_parked();
-        }
-        self.start(&exec)
-    }
-
-    fn start(&mut self, exec: &Exec) -> Result<(), LinkError> {
-        let Some(command) = &exec.command else {
-            return self.fail(refusal("no command", libc::EINVAL));
-        };
-        let released = if exec.use_parked {
-            self.release_parked(command)
-        } else {
-            None
-        };
-        let parked = released.is_some();
-        let started = match released {
-            Some(started) => Ok(started),
-            None => {
-                self.end_parked();
-                plain(command)
-            }
-        };
-        match started {
-            Ok((pid, pipes)) => {
-                self.program = Some(Program::new(pid, pipes, exec));
-                let started = Started {
-                    parked,
-                    stdin_credit: STDIN_BYTES as u64,
-                };
-                self.line.push(from_init::Message::Started(started))
-            }
-            Err(failed) => self.fail(failed),
-        }
-    }
-
-    /// `None`: there is none, or none that can serve; start plainly.
-    fn release_parked(&mut self, command: &Command) -> Option<(Pid, Pipes)> {
-        // Everything that is wrong with the command is found on the plain path.
-        command::image(command).ok().filter(command::can_enter)?;
-        // It may have died or spoken since it said that it waits.
-        self.reap();
-        if self.parked.as_mut()?.progress() != Progress::Waiting {
-            return None;
-        }
-        match self.parked.take()?.release(command) {
-            Ok(started) => Some(started),
-            Err(pid) => {
-                sys::signal_group(pid, libc::SIGKILL);
-                self.reap_until(pid);
-                None
             }
         }
     }
@@ -508,13 +370,4 @@ fn busy() -> Failed {
 fn until(pause: Duration) -> PollTimeout {
     let ms = pause.as_millis() + u128::from(!pause.is_zero());
     PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
-}
-
-/// Starts a process of its own for the command.
-fn plain(command: &Command) -> Result<(Pid, Pipes), Failed> {
-    let image = command::image(command)?;
-    let (pipes, ends) = Pipes::new()
-        .map_err(|error| command::failed(FailureKind::Other, "cannot make pipes", &error))?;
-    let pid = command::spawn(&image, &ends.stdio())?;
-    Ok((pid, pipes))
 }
