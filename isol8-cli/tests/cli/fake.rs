@@ -378,6 +378,13 @@ impl AdminService for Services {
         Err(Status::unimplemented("not in these tests"))
     }
 
+    async fn cleanup(
+        &self,
+        _request: Request<isol8_proto::v1::CleanupRequest>,
+    ) -> Result<Response<isol8_proto::v1::CleanupResponse>, Status> {
+        Err(Status::unimplemented("the fake cleans nothing"))
+    }
+
     async fn shutdown(
         &self,
         _: Request<ShutdownRequest>,
