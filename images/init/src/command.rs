@@ -2,13 +2,14 @@
 
 use std::{
     ffi::{CString, OsStr},
-    io,
+    fmt, io,
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
 
 use isol8_proto::init::{Command, EnvVar, Failed, FailureKind};
 use nix::{
+    errno::Errno,
     fcntl::{OFlag, open},
     sys::stat::Mode,
     unistd::{AccessFlags, access},
@@ -16,14 +17,29 @@ use nix::{
 
 use crate::sys::{self, Image, Pid, SpawnError, Stdio, Step};
 
-/// A command that cannot be started, as the daemon hears it.
-pub(crate) fn failed(kind: FailureKind, message: impl Into<String>, source: &io::Error) -> Failed {
+/// A command that was not carried out, as the daemon hears it. The message says
+/// what and why.
+pub(crate) fn failed(kind: FailureKind, message: impl Into<String>, errno: Errno) -> Failed {
     Failed {
         kind: kind.into(),
         message: message.into(),
-        errno: source.raw_os_error().unwrap_or(0),
+        errno: errno as i32,
         files: false,
     }
+}
+
+/// The reason that the kernel gave, for the end of a message.
+pub(crate) fn because(what: impl fmt::Display, errno: Errno) -> String {
+    let mut why = errno.desc().to_owned();
+    if let Some(first) = why.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    format!("{what}: {why}")
+}
+
+/// The number of an error of the system.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// Checks a command and finds the files that its name may stand for.
@@ -32,16 +48,11 @@ pub(crate) fn failed(kind: FailureKind, message: impl Into<String>, source: &io:
 /// `OTHER` for an empty argv or a NUL byte, which exec cannot pass on.
 pub(crate) fn image(command: &Command) -> Result<Image, Failed> {
     let nul = |_| {
-        let source = io::Error::from_raw_os_error(libc::EINVAL);
-        failed(
-            FailureKind::Other,
-            "a NUL byte in argv, env or cwd",
-            &source,
-        )
+        let message = "the arguments, the environment or the working directory hold a NUL byte";
+        failed(FailureKind::Other, message, Errno::EINVAL)
     };
     let Some(name) = command.argv.first().filter(|name| !name.is_empty()) else {
-        let source = io::Error::from_raw_os_error(libc::EINVAL);
-        return Err(failed(FailureKind::Other, "no command", &source));
+        return Err(nothing_to_start());
     };
     let argv = command.argv.iter().map(|arg| CString::new(&arg[..]));
     let env = command.env.iter().map(|var| CString::new(assignment(var)));
@@ -51,6 +62,11 @@ pub(crate) fn image(command: &Command) -> Result<Image, Failed> {
         env: env.collect::<Result<_, _>>().map_err(nul)?,
         cwd: CString::new(&command.cwd[..]).map_err(nul)?,
     })
+}
+
+pub(crate) fn nothing_to_start() -> Failed {
+    let message = "cannot start a program: the command is empty";
+    failed(FailureKind::Other, message, Errno::EINVAL)
 }
 
 /// `NAME=value`.
@@ -100,32 +116,40 @@ fn why(image: &Image, error: &SpawnError) -> Failed {
         .first()
         .map(|name| name.to_string_lossy())
         .unwrap_or_default();
-    let errno = error.source.raw_os_error().unwrap_or(0);
+    let errno = errno(&error.source);
     let (kind, message) = match (error.step, errno) {
-        (Step::Fork, libc::EAGAIN) => (
+        (Step::Fork, Errno::EAGAIN) => (
             FailureKind::NoProcess,
-            "the process limit leaves no room".to_owned(),
+            "the process limit leaves no room for the program".to_owned(),
         ),
-        (Step::Fork, _) => (FailureKind::Other, "cannot make a process".to_owned()),
+        (Step::Fork, _) => (FailureKind::Other, because("cannot make a process", errno)),
         (Step::Cwd, _) => {
             let cwd = image.cwd.to_string_lossy();
-            (FailureKind::BadPath, format!("cannot enter `{cwd}`"))
+            let message = because(format_args!("cannot start in the folder `{cwd}`"), errno);
+            (FailureKind::BadPath, message)
         }
-        (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
-            (FailureKind::NotFound, format!("there is no `{name}`"))
-        }
-        (Step::Exec, libc::E2BIG) => (
-            FailureKind::Other,
-            "arguments and environment are too long".to_owned(),
+        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => (
+            FailureKind::NotFound,
+            format!("there is no program `{name}` in the sandbox"),
         ),
-        (Step::Exec, libc::ENOMEM) => (FailureKind::Other, format!("no memory for `{name}`")),
+        (Step::Exec, Errno::E2BIG) => (
+            FailureKind::Other,
+            "the arguments and the environment are too long together".to_owned(),
+        ),
+        (Step::Exec, Errno::ENOMEM) => (
+            FailureKind::Other,
+            format!("there is not enough memory to start `{name}`"),
+        ),
         (Step::Exec, _) => (
             FailureKind::NotExecutable,
-            format!("`{name}` cannot be run"),
+            because(format_args!("cannot run `{name}`"), errno),
         ),
-        (Step::Other, _) => (FailureKind::Other, "cannot set a process up".to_owned()),
+        (Step::Other, _) => (
+            FailureKind::Other,
+            because("cannot set the program's process up", errno),
+        ),
     };
-    failed(kind, message, &error.source)
+    failed(kind, message, errno)
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@
 mod link;
 mod walk;
 
-use std::{fs::File, io};
+use std::fs::File;
 
 use isol8_proto::init::{Entry, EntryKind, Failed, FailureKind, Fetched, from_init};
+use nix::errno::Errno;
 
 use crate::{
-    command::failed,
-    place::Root,
+    command::{because, errno, failed},
+    place::{Root, UNKNOWN_ROOT},
     wire::{LinkError, Outbox, Stream, is_temporary},
 };
 
@@ -59,10 +60,8 @@ impl Fetch {
     /// # Errors
     /// `BAD_PATH` where there is neither a file nor a folder.
     pub(crate) fn start(order: &isol8_proto::init::Fetch) -> Result<Self, Failed> {
-        let root = Root::named(order.root).map_err(|errno| {
-            let message = "a root that is not known here";
-            failed(FailureKind::BadPath, message, &errno.into())
-        })?;
+        let root = Root::named(order.root)
+            .map_err(|errno| failed(FailureKind::BadPath, UNKNOWN_ROOT, errno))?;
         let scope = Scope {
             names_only: order.names_only,
             depth: order.depth as usize,
@@ -163,8 +162,7 @@ impl Fetch {
             Ok(0) => {
                 let path = String::from_utf8_lossy(&reading.path);
                 let message = format!("`{path}` became shorter while it was read");
-                let source = io::Error::from_raw_os_error(libc::ESTALE);
-                return Err(failed(FailureKind::Other, message, &source));
+                return Err(failed(FailureKind::Other, message, Errno::ESTALE));
             }
             Ok(count) => {
                 self.credit -= count as u64;
@@ -172,8 +170,9 @@ impl Fetch {
             }
             Err(error) if is_temporary(&error) => {}
             Err(error) => {
-                let message = format!("cannot read `{}`", String::from_utf8_lossy(&reading.path));
-                return Err(failed(FailureKind::Other, message, &error));
+                let (path, errno) = (String::from_utf8_lossy(&reading.path), errno(&error));
+                let message = because(format_args!("cannot read `{path}`"), errno);
+                return Err(failed(FailureKind::Other, message, errno));
             }
         }
         self.reading = Some(reading).filter(|reading| reading.left > 0);
@@ -182,7 +181,6 @@ impl Fetch {
 }
 
 fn too_large(max_bytes: u64) -> Failed {
-    let message = format!("the files are more than {max_bytes} bytes");
-    let source = io::Error::from_raw_os_error(libc::EFBIG);
-    failed(FailureKind::NoSpace, message, &source)
+    let message = format!("the files have more than {max_bytes} bytes together");
+    failed(FailureKind::NoSpace, message, Errno::EFBIG)
 }

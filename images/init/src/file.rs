@@ -7,7 +7,7 @@
 use std::{
     fs::File,
     hash::{BuildHasher as _, RandomState},
-    io::{self, Write as _},
+    io::Write as _,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -21,8 +21,8 @@ use nix::{
 };
 
 use crate::{
-    command::failed,
-    place::{self, Root},
+    command::{because, errno, failed},
+    place::{self, Root, UNKNOWN_ROOT},
 };
 
 /// For files and folders that come without one.
@@ -107,20 +107,14 @@ fn step(state: &mut Writing, piece: &isol8_proto::init::File) -> Result<(), Errn
     Ok(())
 }
 
-fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
 fn why(errno: Errno, what: &str, path: &[u8], root: i32) -> Failed {
     let path = String::from_utf8_lossy(path);
     let (kind, message) = match (errno, Root::named(root)) {
-        (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG, _) => {
-            (FailureKind::NoSpace, format!("no room for `{path}`"))
-        }
-        (_, Err(_)) => (
-            FailureKind::BadPath,
-            "a root that is not known here".to_owned(),
+        (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG, _) => (
+            FailureKind::NoSpace,
+            format!("there is no room left for `{path}`"),
         ),
+        (_, Err(_)) => (FailureKind::BadPath, UNKNOWN_ROOT.to_owned()),
         (
             Errno::EINVAL
             | Errno::ELOOP
@@ -132,11 +126,17 @@ fn why(errno: Errno, what: &str, path: &[u8], root: i32) -> Failed {
             Ok(root),
         ) => (
             FailureKind::BadPath,
-            format!("`{path}` cannot be a {what} below {root}"),
+            because(
+                format_args!("`{path}` cannot be a {what} below {root}"),
+                errno,
+            ),
         ),
-        _ => (FailureKind::Other, format!("cannot write `{path}`")),
+        _ => (
+            FailureKind::Other,
+            because(format_args!("cannot write `{path}`"), errno),
+        ),
     };
-    failed(kind, message, &errno.into())
+    failed(kind, message, errno)
 }
 
 impl Target {

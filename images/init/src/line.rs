@@ -4,7 +4,8 @@
 //!  talking ──ended or broken──▶ alone ──somebody answers──▶ talking
 //!     └──not lasting──▶ init ends ◀──for too long──┘
 //! ```
-//! What stood in a stream that is lost is forgotten in both directions.
+//! What stood in a stream that is lost is forgotten in both directions. What else
+//! that means is at `Supervisor::lose_line`.
 
 use std::{
     io,

@@ -1,9 +1,20 @@
 //! What a run has started, and its end.
 //!
-//! A program is the leader of a session. Of the run are the processes of that
-//! session and their descendants, those too that made sessions of their own, as
-//! long as their parent is of the run. Who has made a session of its own and lost
-//! its parent (what `daemon` does) is detached.
+//! A program is the leader of a session and of a process group. Of its run are, at
+//! the moment of looking:
+//! - whoever is in that session or group, also without its parent (`sleep 60 &`);
+//! - every descendant of those, also in sessions of its own (`setsid sleep 60 &`),
+//!   as long as each parent up to the session lives.
+//!
+//! Who has made a session of its own and lost its parent (what `daemon` does, or
+//! `(setsid sleep 60 &)`) is detached: it is of no run, and only `KillAll` or the
+//! end of the sandbox reaches it. Neither is what earlier runs left of this one:
+//! each had a session of its own, and an orphan's parent is init, which is of no
+//! run.
+//!
+//! A run begins with `Started` and is over when `Exited` is said. Between the end
+//! of its main process and that (its last output may wait for credit) what it has
+//! left in the background can still be killed with it, afterwards no more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -11,9 +11,12 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
-    sys::stat::{FileStat, Mode, SFlag, mkdirat},
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2},
+    sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat},
 };
+
+/// What is said of a root that [`Root::named`] refuses.
+pub(crate) const UNKNOWN_ROOT: &str = "the order is for a folder that this init does not know";
 
 /// The folder that a path is relative to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +93,21 @@ pub(crate) struct Id(u64, u64);
 impl Id {
     pub(crate) const fn of(stat: &FileStat) -> Self {
         Self(stat.st_dev, stat.st_ino)
+    }
+}
+
+/// Goes back to the folder above, if that is the one it must be: somebody may
+/// have moved the folder at hand.
+///
+/// # Errors
+/// `ESTALE` where another one is above.
+pub(crate) fn up(folder: &OwnedFd, above: Id) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | folder_flags();
+    let up = openat(folder, "..", flags, Mode::empty())?;
+    if Id::of(&fstat(&up)?) == above {
+        Ok(up)
+    } else {
+        Err(Errno::ESTALE)
     }
 }
 

@@ -19,13 +19,13 @@ use isol8_proto::init::{Failed, FailureKind};
 use nix::{
     dir::Dir,
     errno::Errno,
-    fcntl::{AT_FDCWD, AtFlags, OFlag, openat},
+    fcntl::{AT_FDCWD, AtFlags, OFlag},
     sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, fstatat},
     unistd::{UnlinkatFlags, unlinkat},
 };
 
 use crate::{
-    command::failed,
+    command::{because, failed},
     place::{self, Id, Root},
 };
 
@@ -176,12 +176,7 @@ impl Removal {
         self.folder = if self.levels.len() == 1 {
             None
         } else {
-            let flags = OFlag::O_RDONLY | place::folder_flags();
-            let up = openat(self.here(), "..", flags, Mode::empty())?;
-            if Id::of(&fstat(&up)?) != above.id {
-                return Err(Errno::ESTALE);
-            }
-            Some(up)
+            Some(place::up(self.here(), above.id)?)
         };
         match unlinkat(self.here(), &*left.name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -252,18 +247,27 @@ fn some_names(folder: &OwnedFd) -> Result<Vec<CString>, Errno> {
 fn why(errno: Errno, path: &[u8]) -> Failed {
     let path = String::from_utf8_lossy(path);
     let (kind, message) = match errno {
-        Errno::EISDIR => (FailureKind::BadPath, format!("`{path}` is a folder")),
+        Errno::EISDIR => (
+            FailureKind::BadPath,
+            format!("`{path}` is a folder, and only a file was to be removed"),
+        ),
         Errno::EINVAL
         | Errno::ENOENT
         | Errno::ELOOP
         | Errno::ENOTDIR
         | Errno::EXDEV
-        | Errno::ENAMETOOLONG => (FailureKind::BadPath, format!("there is no `{path}`")),
+        | Errno::ENAMETOOLONG => (
+            FailureKind::BadPath,
+            format!("there is no file or folder `{path}`"),
+        ),
         Errno::ESTALE | Errno::ENOTEMPTY => (
             FailureKind::Other,
-            format!("`{path}` changed while it was removed"),
+            format!("somebody changed `{path}` while it was removed"),
         ),
-        _ => (FailureKind::Other, format!("cannot remove `{path}`")),
+        _ => (
+            FailureKind::Other,
+            because(format_args!("cannot remove `{path}`"), errno),
+        ),
     };
-    failed(kind, message, &errno.into())
+    failed(kind, message, errno)
 }

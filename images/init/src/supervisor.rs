@@ -25,6 +25,7 @@ use nix::{
 };
 
 use crate::{
+    command,
     fetch::Fetch,
     file,
     leftovers::Leftovers,
@@ -96,8 +97,17 @@ impl Supervisor {
         }
     }
 
-    /// Ends what was under way for a daemon that is gone. What earlier runs left
-    /// in the background lives on.
+    /// Ends what was under way for a daemon that is gone: nobody can take the
+    /// verdict of the run in flight, nor the rest of a tree. The run dies as by
+    /// `KillRun` (see [`offspring`](crate::offspring)), also when only its last
+    /// output was owed; an `Exec` that has not started does not start; a removal
+    /// stops where it is; a file that is not whole is gone.
+    ///
+    /// What earlier runs left in the background lives on, as does what the run has
+    /// detached; what they write is thrown away. The parked interpreter is left
+    /// as it is. The next daemon begins with nothing under way, and is told by
+    /// `Hello` alone: neither `Exited` nor `Failed` comes for what was before. What
+    /// was killed may be on the process table for a moment more.
     fn lose_line(&mut self) {
         self.line.lose();
         self.writing = None;
@@ -247,10 +257,14 @@ impl Supervisor {
         // It is dying and must not be handed a program.
         self.end_parked();
         self.forget_pending()?;
-        if self.fetch.take().is_some() {
-            self.answer(Err(refusal("stopped before all was read", libc::ECANCELED)))?;
-        }
-        Ok(())
+        let stopped = if self.fetch.take().is_some() {
+            "stopped before all was read"
+        } else if self.removal.take().is_some() {
+            "stopped before all was removed"
+        } else {
+            return Ok(());
+        };
+        self.answer(Err(refusal(stopped, Errno::ECANCELED)))
     }
 
     fn kill_run(&mut self) -> Result<(), LinkError> {
@@ -262,7 +276,10 @@ impl Supervisor {
 
     fn forget_pending(&mut self) -> Result<(), LinkError> {
         match self.pending.take() {
-            Some(_) => self.fail(refusal("killed before it started", libc::ECANCELED)),
+            Some(_) => self.fail(refusal(
+                "the program was killed before it started",
+                Errno::ECANCELED,
+            )),
             None => Ok(()),
         }
     }
@@ -350,19 +367,14 @@ impl Supervisor {
 }
 
 /// Not carried out for a reason of our own.
-fn refusal(message: &str, errno: i32) -> Failed {
-    Failed {
-        kind: FailureKind::Other.into(),
-        message: message.to_owned(),
-        errno,
-        files: false,
-    }
+fn refusal(message: &str, errno: Errno) -> Failed {
+    command::failed(FailureKind::Other, message, errno)
 }
 
 fn busy() -> Failed {
     refusal(
-        "a program is running already, or files are being read",
-        libc::EBUSY,
+        "the sandbox is busy: a program runs in it, or files are being read or removed",
+        Errno::EBUSY,
     )
 }
 

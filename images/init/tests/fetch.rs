@@ -1,12 +1,15 @@
 //! What the daemon takes out of /sandbox.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use isol8_proto::init::{
     Credit, Entry, EntryKind, Failed, FailureKind, Fetch, Fetched, KillAll, from_init, to_init,
 };
 
-use crate::rig::{PLENTY, Rig, bash, plain};
+use crate::rig::{PLENTY, Rig, bash, descendants, plain, wait_for};
 
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -151,7 +154,12 @@ fn links_that_lead_out_and_things_that_are_no_files_are_named() {
         refused(&mut rig, order("t"), FailureKind::BadPath, message);
     }
     rig.bash("rm -rf t; mkdir t; printf x > t/f; chmod 0 t/f");
-    refused(&mut rig, order("t"), FailureKind::Other, "cannot read `f`");
+    refused(
+        &mut rig,
+        order("t"),
+        FailureKind::Other,
+        "cannot read `f`: permission denied",
+    );
 }
 
 #[test]
@@ -177,9 +185,9 @@ fn a_deep_tree_is_walked_with_few_descriptors() {
     let failed = end.expect_err("too deep");
     assert_eq!(failed.kind(), FailureKind::BadPath);
     assert!(
-        failed
-            .message
-            .starts_with("the folders are too deep: below `nnn")
+        failed.message.starts_with(
+            "the folders are too deep, their path has more than 16384 bytes: below `nnn"
+        )
     );
 }
 
@@ -213,7 +221,20 @@ fn a_large_file_arrives_whole_against_credit() {
         }
     };
     assert_eq!(end.expect("all of it").bytes, 3_000_000);
+    assert!(given > 3_000_000, "it stopped at the credit, {given} bytes");
     assert!(tree.entries[0].1 == data);
+}
+
+#[test]
+fn a_folder_that_may_not_be_entered_is_passed_on_if_it_is_empty() {
+    let mut rig = Rig::start();
+    rig.bash("mkdir -p t/closed; touch t/z; chmod 444 t/closed");
+    let (tree, end) = fetch(&mut rig, order("t"));
+    assert_eq!(end.expect("all of it").entries, 3);
+    assert_eq!(tree.lines(), "755  /\n444 closed /\n644 z = \n");
+    rig.bash("chmod 755 t/closed; touch t/closed/f; chmod 444 t/closed");
+    let message = "cannot read `closed/f`: permission denied";
+    refused(&mut rig, order("t"), FailureKind::Other, message);
 }
 
 #[test]
@@ -231,23 +252,21 @@ fn the_bounds_hold() {
         max_bytes: 1000,
         ..enough.clone()
     };
-    let message = "the files are more than 1000 bytes";
+    let message = "the files have more than 1000 bytes together";
     refused(&mut rig, bytes, FailureKind::NoSpace, message);
     for max_entries in [0, 1, 2] {
         let entries = Fetch {
             max_entries,
             ..enough.clone()
         };
-        let message = "there are too many files";
+        let message = "there are more files and folders than may be read at once";
         refused(&mut rig, entries, FailureKind::NoSpace, message);
     }
 }
 
 /// A process of the sandbox that outlives the program that started it.
 fn in_background(rig: &mut Rig, script: &str) {
-    let outcome = rig.bash(&format!(
-        "( {script} ) </dev/null >/dev/null 2>&1 & sleep 0.05"
-    ));
+    let outcome = rig.bash(&format!("( {script} ) </dev/null >/dev/null 2>&1 &"));
     assert_eq!(outcome.stderr, "");
 }
 
@@ -270,7 +289,8 @@ fn a_file_that_shrinks_meanwhile_is_no_file() {
     }
     // Files can be put while others are taken.
     rig.put("go", b"").expect("written");
-    std::thread::sleep(QUIET);
+    let init = descendants(rig.jail_pid())[0];
+    assert!(wait_for(|| descendants(init).is_empty()));
     rig.send(to_init::Message::Credit(Credit {
         data: PLENTY,
         ..Credit::default()
@@ -285,14 +305,17 @@ fn a_file_that_shrinks_meanwhile_is_no_file() {
 #[test]
 fn a_file_that_grows_is_as_long_as_it_was() {
     let mut rig = Rig::start();
-    rig.bash("mkdir t");
+    rig.bash("mkdir t; : > t/f");
     in_background(&mut rig, "while :; do printf x >> t/f; done");
-    for _ in 0..20 {
+    let mut met = BTreeSet::new();
+    assert!(wait_for(|| {
         let (tree, end) = fetch(&mut rig, order("t"));
         end.expect("all of it");
         let (entry, data) = &tree.entries[1];
         assert_eq!(entry.size, data.len() as u64);
-    }
+        met.insert(entry.size);
+        met.len() >= 20
+    }));
 }
 
 #[test]
@@ -303,10 +326,15 @@ fn nobody_inside_leads_the_walk_out() {
         &mut rig,
         "while :; do mv t/a/b out/b; ln -s ../../out t/a/b; rm t/a/b; mv out/b t/a/b; done",
     );
-    for _ in 0..300 {
-        let (tree, _whatever) = fetch(&mut rig, order("t"));
-        assert!(!tree.lines().contains("secret"), "{}", tree.lines());
-    }
+    let (mut rounds, mut met) = (0, 0);
+    assert!(wait_for(|| {
+        let (tree, end) = fetch(&mut rig, order("t"));
+        let lines = tree.lines();
+        assert!(!lines.contains("secret"), "{lines}");
+        rounds += 1;
+        met += usize::from(end.is_err() || !lines.contains("a/b/m"));
+        rounds >= 300 && met > 0
+    }));
 }
 
 #[test]
@@ -314,7 +342,7 @@ fn only_while_no_program_runs() {
     let mut rig = Rig::start();
     rig.bash("mkdir t; head -c 1000000 /dev/zero > t/f");
     rig.start_with_stdin(bash("read -r line; echo $line"));
-    let busy = "a program is running already, or files are being read";
+    let busy = "the sandbox is busy: a program runs in it, or files are being read or removed";
     refused(&mut rig, order("t"), FailureKind::Other, busy);
     rig.send(to_init::Message::Stdin("unharmed\n".into()));
     assert_eq!(rig.outcome().stdout, "unharmed\n");
@@ -370,7 +398,7 @@ fn a_daemon_that_takes_nothing_costs_no_memory_and_no_processor() {
     let mut rig = Rig::start();
     rig.bash("mkdir t; head -c 30000000 /dev/zero > t/f; for i in {1..2000}; do : > t/g$i; done");
     rig.send(to_init::Message::Fetch(order("t")));
-    std::thread::sleep(QUIET);
+    assert!(wait_for(|| rig.is_stuck()));
     let (before, _) = rig.usage();
     std::thread::sleep(QUIET);
     let (after, pages) = rig.usage();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use isol8_proto::init::{
-    Failed, FailureKind, File, Folder, Remove, Root, Signal, from_init, to_init,
+    Failed, FailureKind, File, Folder, KillAll, Remove, Root, Signal, from_init, to_init,
 };
 
 use crate::rig::{Rig, bash};
@@ -152,6 +152,30 @@ fn a_wide_tree_is_removed_between_other_commands() {
         start.elapsed()
     );
     assert_eq!(rig.bash("ls -A").stdout, "");
+}
+
+#[test]
+fn kill_all_stops_a_removal() {
+    let mut rig = Rig::start();
+    rig.bash("mkdir -p t; touch t/{1..1000}");
+    rig.send_together([
+        to_init::Message::Remove(Remove {
+            path: "t".into(),
+            recursive: true,
+            ..Remove::default()
+        }),
+        to_init::Message::KillAll(KillAll {}),
+    ]);
+    match rig.recv() {
+        from_init::Message::Failed(failed) => {
+            assert_eq!((failed.errno, failed.files), (libc::ECANCELED, true));
+            assert_eq!(failed.message, "stopped before all was removed");
+        }
+        other => panic!("expected Failed, got {other:?}"),
+    }
+    assert_eq!(rig.bash("ls").stdout, "t\n");
+    remove(&mut rig, "t", true).expect("removed");
+    assert_eq!(rig.bash("ls").stdout, "");
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! Sandboxes that outlive their daemon.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     io::IoSliceMut,
     os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
-use isol8_proto::init::{Credit, File, KillRun, Prepare, from_init, to_init};
+use isol8_proto::init::{Credit, Exec, File, KillRun, Prepare, exited::How, from_init, to_init};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use crate::{
     fetch,
-    rig::{Rig, bash, plain, wait_for},
+    rig::{Rig, bash, command, descendants, plain, wait_for},
 };
 
 #[test]
@@ -37,14 +39,113 @@ fn what_was_in_flight_ends_and_what_was_left_before_lives() {
         ".isol8-\n"
     );
     rig.start_command(bash(
-        "sleep 74 & until grep -qs sleep /proc/$!/comm; do :; done; echo ready; wait",
+        "sleep 74 & (setsid sleep 75 &)
+         until [ $(cat /proc/[0-9]*/comm 2>/dev/null | grep -c '^sleep$') = 3 ]; do :; done
+         echo ready; wait",
     ));
     rig.wait_for_output("ready\n");
 
     let hello = rig.meet_again();
     assert!(hello.lasting);
-    rig.sleepers_become("sleep 70 \n");
+    // The last one has detached itself.
+    rig.sleepers_become("sleep 70 \nsleep 75 \n");
     assert_eq!(rig.bash("ls -A").stdout, "");
+}
+
+#[test]
+fn only_the_run_in_flight_is_killed() {
+    let mut rig = Rig::lasting();
+    rig.bash("sleep 70 & (setsid sleep 71 &); disown");
+    rig.start_command(bash(
+        "sleep 72 & setsid sleep 73 &
+         until [ $(cat /proc/[0-9]*/comm 2>/dev/null | grep -c '^sleep$') = 4 ]; do :; done
+         echo ready; wait",
+    ));
+    rig.wait_for_output("ready\n");
+    rig.send(to_init::Message::KillRun(KillRun {}));
+    assert_eq!(rig.outcome().how, Some(How::Signal(9)));
+    rig.sleepers_become("sleep 70 \nsleep 71 \n");
+    // What was said to have ended is no run any more.
+    rig.bash("sleep 74 & disown");
+    rig.send(to_init::Message::KillRun(KillRun {}));
+    rig.sleepers_become("sleep 70 \nsleep 71 \nsleep 74 \n");
+}
+
+#[test]
+fn a_run_whose_last_output_is_owed_is_still_in_flight() {
+    for hang_up in [false, true] {
+        let mut rig = Rig::lasting();
+        rig.exec(Exec {
+            stdout_credit: 0,
+            ..plain(bash("sleep 70 & echo out"))
+        })
+        .expect("started");
+        let init = descendants(rig.jail_pid())[0];
+        let comm = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm"));
+        let sleeps = |pid: &u32| comm(pid).is_ok_and(|name| name == "sleep\n");
+        assert!(wait_for(|| {
+            let there = descendants(init);
+            there.len() == 1 && there.iter().all(sleeps)
+        }));
+        if hang_up {
+            rig.meet_again();
+        } else {
+            rig.send(to_init::Message::KillRun(KillRun {}));
+            rig.credit(1000, 0);
+            let outcome = rig.outcome();
+            assert_eq!(
+                (outcome.stdout.as_str(), outcome.how),
+                ("out\n", Some(How::Code(0)))
+            );
+        }
+        rig.sleepers_become("");
+    }
+}
+
+#[test]
+fn each_run_has_the_environment_and_the_folder_that_it_is_given() {
+    let mut rig = Rig::lasting();
+    let look = "pwd; env | sort; umask; ulimit -n; echo ${LEFT-none}";
+    let first = rig.bash(look);
+    assert!(first.stdout.starts_with("/sandbox\n"), "{first:?}");
+    assert!(first.stdout.ends_with("none\n"), "{first:?}");
+    let leave = "export LEFT=1 PATH=/tmp PWD=/tmp; cd /tmp; umask 077; ulimit -n 50; echo $LEFT";
+    assert_eq!(rig.bash(leave).stdout, "1\n");
+    assert_eq!(rig.bash(look), first);
+    let env = BTreeMap::from([("GIVEN".to_owned(), "2".to_owned())]);
+    rig.start_command(command(
+        &["/bin/bash", "-c", "echo $GIVEN ${LEFT-none}; pwd"],
+        &env,
+        "/tmp",
+    ));
+    assert_eq!(rig.outcome().stdout, "2 none\n/tmp\n");
+    rig.meet_again();
+    assert_eq!(rig.bash(look), first);
+}
+
+#[test]
+fn what_earlier_runs_left_goes_on_and_is_not_heard() {
+    let mut rig = Rig::lasting();
+    let past = "(while :; do echo past; echo past >&2; : > beat; done) & disown; echo first";
+    // It may be heard until its run has ended.
+    assert!(rig.bash(past).stdout.contains("first\n"));
+    let present = "for i in 1 2; do rm -f beat; until [ -e beat ]; do :; done; done; echo present";
+    let hear = |rig: &mut Rig| {
+        let outcome = rig.bash(present);
+        let streams = (outcome.stdout.as_str(), outcome.stderr.as_str());
+        assert_eq!(streams, ("present\n", ""));
+    };
+    hear(&mut rig);
+    rig.start_command(bash("echo ready; sleep 60"));
+    rig.wait_for_output("ready\n");
+    rig.send(to_init::Message::KillRun(KillRun {}));
+    assert_eq!(rig.outcome().how, Some(How::Signal(9)));
+    hear(&mut rig);
+    rig.start_command(bash("echo ready; sleep 60"));
+    rig.wait_for_output("ready\n");
+    rig.meet_again();
+    hear(&mut rig);
+    rig.sleepers_become("");
 }
 
 #[test]
@@ -104,9 +205,9 @@ fn nonsense_ends_the_stream_and_not_the_sandbox() {
 fn orphans_of_the_time_alone_are_reaped() {
     let mut rig = Rig::lasting();
     rig.bash("(sleep 0.2 &); (sleep 0.3 &)");
-    let init = crate::rig::descendants(rig.jail_pid())[0];
+    let init = descendants(rig.jail_pid())[0];
     rig.hang_up();
-    assert!(wait_for(|| crate::rig::descendants(init).is_empty()));
+    assert!(wait_for(|| descendants(init).is_empty()));
     rig.meet_again();
 }
 
@@ -152,7 +253,7 @@ fn door(rig: &Rig) -> String {
         .expect("a descriptor");
     match got.cmsgs().expect("control messages").next() {
         Some(ControlMessageOwned::ScmRights(fds)) => {
-            let link = std::fs::read_link(format!("/proc/self/fd/{}", fds[0]));
+            let link = fs::read_link(format!("/proc/self/fd/{}", fds[0]));
             link.expect("a descriptor").display().to_string()
         }
         other => panic!("{other:?} in place of a descriptor"),

@@ -36,11 +36,7 @@ fn what_a_run_has_started_dies_and_what_is_detached_lives() {
 fn a_fork_bomb_is_a_run_like_others() {
     let mut rig = Rig::start();
     rig.bash("sleep 70 >/dev/null 2>&1 & disown");
-    rig.start_command(bash(
-        "ulimit -Su 200; echo ready; f() { f | f & }; f 2>/dev/null; sleep 60",
-    ));
-    rig.wait_for_output("ready\n");
-    std::thread::sleep(Duration::from_millis(200));
+    rig.start_bomb();
     let start = Instant::now();
     kill_run(&mut rig);
     let (mut stdout, mut stderr) = (vec![], vec![]);
@@ -50,9 +46,9 @@ fn a_fork_bomb_is_a_run_like_others() {
         "{:?}",
         start.elapsed()
     );
+    rig.sleepers_become("sleep 70 \n");
     let alone = "until set -- /proc/[0-9]*; [ $# -le 3 ]; do :; done; echo alone";
     assert_eq!(rig.bash(alone).stdout, "alone\n");
-    rig.sleepers_become("sleep 70 \n");
 }
 
 #[test]

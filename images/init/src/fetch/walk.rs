@@ -5,9 +5,8 @@
 //! lead where it came from. Only the folder at hand is open, whatever the depth.
 
 use std::{
-    ffi::{CStr, CString, OsStr},
+    ffi::{CString, OsStr},
     fs::File,
-    io,
     os::{
         fd::OwnedFd,
         unix::ffi::{OsStrExt as _, OsStringExt as _},
@@ -17,16 +16,16 @@ use std::{
 
 use isol8_proto::init::{Failed, FailureKind};
 use nix::{
-    dir::Dir,
+    dir::{Dir, Type},
     errno::Errno,
-    fcntl::{AtFlags, OFlag, openat, readlinkat},
+    fcntl::{AtFlags, OFlag, readlinkat},
     sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
 };
 
 use super::link;
 use crate::{
-    command::failed,
-    place::{Id, Root, beneath, folder_flags, kind, parts},
+    command::{because, errno, failed},
+    place::{Id, Root, beneath, folder_flags, kind, parts, up},
 };
 
 /// The longest path that is passed on, four times what a program can name in one
@@ -38,6 +37,7 @@ const MAX_PATH_BYTES: usize = 16 << 10;
 pub(super) struct Item {
     /// Relative to what was asked for; empty for the thing itself.
     pub(super) path: Vec<u8>,
+    /// 0 where it cannot be known; see [`unseen`].
     pub(super) mode: u32,
     pub(super) found: Found,
 }
@@ -77,6 +77,8 @@ pub(super) struct Walk {
     first: Option<Item>,
     /// The folder at hand.
     folder: Option<OwnedFd>,
+    /// The one above, where the folder at hand does not let us back up.
+    above: Option<OwnedFd>,
     /// It was passed on, and what is in it has not been looked at.
     entered: bool,
     /// The folders from the first to the one at hand.
@@ -88,9 +90,16 @@ pub(super) struct Walk {
 struct Level {
     id: Id,
     /// What is left of it, the next one last.
-    names: Vec<CString>,
+    names: Vec<Name>,
     /// The length of its own path.
     path: usize,
+}
+
+/// A name as its folder has it.
+#[derive(Debug)]
+struct Name {
+    name: CString,
+    stands_for: Option<Type>,
 }
 
 impl Walk {
@@ -100,6 +109,7 @@ impl Walk {
             scope,
             first: None,
             folder: None,
+            above: None,
             entered: false,
             levels: Vec::new(),
             path: Vec::new(),
@@ -107,10 +117,12 @@ impl Walk {
         let wrong = |errno: Errno| {
             let path = String::from_utf8_lossy(path);
             let message = match errno {
-                Errno::EACCES | Errno::EPERM => format!("cannot read `{path}`"),
+                Errno::EACCES | Errno::EPERM => {
+                    because(format_args!("cannot read `{path}` below {root}"), errno)
+                }
                 _ => format!("there is no file or folder `{path}` below {root}"),
             };
-            failed(FailureKind::BadPath, message, &errno.into())
+            failed(FailureKind::BadPath, message, errno)
         };
         if !path.is_empty() && parts(path).is_none() {
             return Err(wrong(Errno::EINVAL));
@@ -143,14 +155,14 @@ impl Walk {
             }
         };
         walk.entered = walk.folder.is_some();
-        walk.first = Some(walk.item(&stat, found));
+        walk.first = Some(walk.item(stat.st_mode, found));
         Ok(walk)
     }
 
-    fn item(&self, stat: &FileStat, found: Found) -> Item {
+    fn item(&self, mode: u32, found: Found) -> Item {
         Item {
             path: self.path.clone(),
-            mode: stat.st_mode & 0o777,
+            mode: mode & 0o777,
             found,
         }
     }
@@ -183,9 +195,7 @@ impl Walk {
         let wrong = |errno| self.wrong(errno);
         let folder = self.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
         let stat = fstat(folder).map_err(wrong)?;
-        let copy = folder
-            .try_clone()
-            .map_err(|error| wrong(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        let copy = folder.try_clone().map_err(|error| wrong(errno(&error)))?;
         let mut names = Vec::new();
         for entry in Dir::from_fd(copy).map_err(wrong)?.iter() {
             let entry = entry.map_err(wrong)?;
@@ -196,9 +206,12 @@ impl Walk {
             if names.len() >= room as usize {
                 return Err(too_many());
             }
-            names.push(name.to_owned());
+            names.push(Name {
+                name: name.to_owned(),
+                stands_for: entry.file_type(),
+            });
         }
-        names.sort_unstable_by(|one, other| other.cmp(one));
+        names.sort_unstable_by(|one, other| other.name.cmp(&one.name));
         Ok(Level {
             id: Id::of(&stat),
             names,
@@ -208,40 +221,43 @@ impl Walk {
 
     /// Looks at a name in the folder at hand, and enters it if it is a folder.
     /// `None`: it is gone, which changes no list of names.
-    fn look(&mut self, name: &CStr) -> Result<Option<Item>, Failed> {
-        let at = Path::new(OsStr::from_bytes(name.to_bytes()));
+    fn look(&mut self, name: &Name) -> Result<Option<Item>, Failed> {
         if !self.path.is_empty() {
             self.path.push(b'/');
         }
-        self.path.extend_from_slice(name.to_bytes());
+        self.path.extend_from_slice(name.name.to_bytes());
         if self.path.len() > MAX_PATH_BYTES {
             return Err(too_deep(&self.path));
         }
         let names_only = self.scope.names_only;
         let folder = self.folder.take();
         let folder = folder.ok_or_else(|| self.wrong(Errno::EBADF))?;
-        let found = self.find(&folder, name, at);
+        let found = self.find(&folder, name);
         if self.entered {
-            return found.map(|(stat, found)| Some(self.item(&stat, found)));
+            self.above = self
+                .folder
+                .as_ref()
+                .is_some_and(is_closed)
+                .then_some(folder);
+        } else {
+            self.folder = Some(folder);
+            if names_only && matches!(&found, Err(failed) if failed.errno == libc::ENOENT) {
+                return Ok(None);
+            }
         }
-        self.folder = Some(folder);
-        match found {
-            Err(failed) if names_only && failed.errno == libc::ENOENT => Ok(None),
-            found => found.map(|(stat, found)| Some(self.item(&stat, found))),
-        }
+        found.map(|(mode, found)| Some(self.item(mode, found)))
     }
 
     /// What a name in a folder stands for. A folder is entered.
-    fn find(
-        &mut self,
-        folder: &OwnedFd,
-        name: &CStr,
-        at: &Path,
-    ) -> Result<(FileStat, Found), Failed> {
+    fn find(&mut self, folder: &OwnedFd, listed: &Name) -> Result<(u32, Found), Failed> {
         let Scope { names_only, depth } = self.scope;
-        let stat = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        let stat = stat.map_err(|errno| self.wrong(errno))?;
-        Ok(match kind(&stat) {
+        let name = listed.name.as_c_str();
+        let at = Path::new(OsStr::from_bytes(name.to_bytes()));
+        let stat = match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::EACCES) if names_only => return Ok((0, unseen(listed.stands_for))),
+            stat => stat.map_err(|errno| self.wrong(errno))?,
+        };
+        let (stat, found) = match kind(&stat) {
             SFlag::S_IFDIR if depth > 0 && self.levels.len() >= depth => (stat, Found::Folder),
             SFlag::S_IFDIR => match open_folder(folder, at) {
                 // It is there; what is in it nobody may know.
@@ -266,7 +282,8 @@ impl Walk {
             }
             _ if names_only => (stat, Found::Other),
             _ => return Err(self.neither()),
-        })
+        };
+        Ok((stat.st_mode, found))
     }
 
     /// Goes back to the folder above, if that was asked for too.
@@ -275,15 +292,12 @@ impl Walk {
         let Some(above) = self.levels.last() else {
             return Ok(());
         };
-        let wrong = |errno| self.wrong(errno);
-        let folder = self.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
-        let flags = OFlag::O_RDONLY | folder_flags();
-        let up = openat(folder, "..", flags, Mode::empty()).map_err(wrong)?;
-        let found = Id::of(&fstat(&up).map_err(wrong)?);
-        if found != above.id {
-            return Err(wrong(Errno::ESTALE));
-        }
-        self.folder = Some(up);
+        let back = match (self.above.take(), &self.folder) {
+            (Some(above), _) => Ok(above),
+            (None, Some(folder)) => up(folder, above.id),
+            (None, None) => Err(Errno::EBADF),
+        };
+        self.folder = Some(back.map_err(|errno| self.wrong(errno))?);
         Ok(())
     }
 
@@ -291,41 +305,59 @@ impl Walk {
         let path = String::from_utf8_lossy(&self.path);
         let message = match errno {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::ESTALE => {
-                format!("`{path}` changed while it was read")
+                format!("somebody changed `{path}` while it was read")
             }
-            _ => format!("cannot read `{path}`"),
+            _ => because(format_args!("cannot read `{path}`"), errno),
         };
-        failed(FailureKind::Other, message, &errno.into())
+        failed(FailureKind::Other, message, errno)
     }
 
     fn leads_out(&self, target: &[u8]) -> Failed {
         let [path, target] = [&self.path, target].map(|bytes| String::from_utf8_lossy(bytes));
         let message = format!("the link `{path}` leads out: to `{target}`");
-        failed(FailureKind::BadPath, message, &Errno::EXDEV.into())
+        failed(FailureKind::BadPath, message, Errno::EXDEV)
     }
 
     fn neither(&self) -> Failed {
         let path = String::from_utf8_lossy(&self.path);
         let message = format!("`{path}` is neither a file, a folder nor a link");
-        failed(FailureKind::BadPath, message, &Errno::EINVAL.into())
+        failed(FailureKind::BadPath, message, Errno::EINVAL)
     }
 }
 
 /// More than the daemon wants.
 pub(super) fn too_many() -> Failed {
-    let source = io::Error::from_raw_os_error(libc::E2BIG);
-    failed(FailureKind::NoSpace, "there are too many files", &source)
+    let message = "there are more files and folders than may be read at once";
+    failed(FailureKind::NoSpace, message, Errno::E2BIG)
 }
 
 fn too_deep(path: &[u8]) -> Failed {
     let begin = String::from_utf8_lossy(&path[..100]);
-    let message = format!("the folders are too deep: below `{begin}…`");
-    failed(FailureKind::BadPath, message, &Errno::ENAMETOOLONG.into())
+    let message = format!(
+        "the folders are too deep, their path has more than {MAX_PATH_BYTES} bytes: below `{begin}…`"
+    );
+    failed(FailureKind::BadPath, message, Errno::ENAMETOOLONG)
 }
 
 fn name_of(stat: &FileStat) -> Found {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     Found::Name { size }
+}
+
+/// What stands in a folder that may be listed and not entered: its names, and as
+/// a rule what they stand for. No mode, no size, and not where a link leads.
+fn unseen(stands_for: Option<Type>) -> Found {
+    match stands_for {
+        Some(Type::Directory) => Found::Folder,
+        Some(Type::File) => Found::Name { size: 0 },
+        Some(Type::Symlink) => Found::Link(Vec::new()),
+        _ => Found::Other,
+    }
+}
+
+/// Whether a folder may not be entered, not even to leave it.
+fn is_closed(folder: &OwnedFd) -> bool {
+    fstatat(folder, ".", AtFlags::empty()) == Err(Errno::EACCES)
 }
 
 fn open_folder(above: &OwnedFd, name: &Path) -> Result<OwnedFd, Errno> {

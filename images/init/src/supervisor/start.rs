@@ -2,7 +2,7 @@
 
 use isol8_proto::init::{Command, Exec, Failed, FailureKind, Prepare, Ready, Started, from_init};
 
-use super::{MAX_TOKEN_BYTES, Supervisor, busy, refusal};
+use super::{MAX_TOKEN_BYTES, Supervisor, busy};
 use crate::{
     command,
     parked::{Parked, Progress},
@@ -101,7 +101,7 @@ impl Supervisor {
 
     fn start(&mut self, exec: &Exec) -> Result<(), LinkError> {
         let Some(command) = &exec.command else {
-            return self.fail(refusal("no command", libc::EINVAL));
+            return self.fail(command::nothing_to_start());
         };
         let released = if exec.use_parked {
             self.release_parked(command)
@@ -152,8 +152,11 @@ impl Supervisor {
 /// Starts a process of its own for the command.
 fn plain(command: &Command) -> Result<(Pid, Pipes), Failed> {
     let image = command::image(command)?;
-    let (pipes, ends) = Pipes::new()
-        .map_err(|error| command::failed(FailureKind::Other, "cannot make pipes", &error))?;
+    let (pipes, ends) = Pipes::new().map_err(|error| {
+        let errno = command::errno(&error);
+        let message = command::because("cannot make the program's pipes", errno);
+        command::failed(FailureKind::Other, message, errno)
+    })?;
     let pid = command::spawn(&image, &ends.stdio())?;
     Ok((pid, pipes))
 }

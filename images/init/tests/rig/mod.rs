@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, Permissions},
     io::{self, Read as _, Write as _},
+    os::fd::AsRawFd as _,
     os::unix::{
         fs::PermissionsExt as _,
         net::{UnixListener, UnixStream},
@@ -22,6 +23,7 @@ use isol8_proto::init::{
 };
 use nix::{
     sys::signal::{Signal::SIGKILL, kill},
+    sys::socket::{MsgFlags, recv},
     unistd::Pid,
 };
 use prost::Message as _;
@@ -228,6 +230,40 @@ impl Rig {
             .collect();
         // utime and stime, and rss.
         (fields[11] + fields[12], fields[21])
+    }
+
+    /// Whether init has begun to send, and can send no more for now.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let stream = self.link.as_raw_fd();
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let begun = recv(stream, &mut [0], flags).is_ok_and(|count| count > 0);
+        let init = descendants(self.jail_pid())[0];
+        let stat = fs::read_to_string(format!("/proc/{init}/stat")).expect("init");
+        begun
+            && stat
+                .rsplit(')')
+                .next()
+                .is_some_and(|behind| behind.starts_with(" S"))
+    }
+
+    /// Starts a fork bomb that has gone off.
+    pub(crate) fn start_bomb(&mut self) {
+        self.start_command(bash(
+            "ulimit -Su 200; echo ready; f() { f | f & }; f 2>/dev/null; sleep 60",
+        ));
+        self.wait_for_output("ready\n");
+        let mut most = 0;
+        let off = wait_for(|| {
+            most = most.max(descendants(self.jail_pid()).len());
+            most > 100
+        });
+        assert!(off, "at most {most} processes");
+    }
+
+    /// Waits until nobody is there but init and the program that looks.
+    pub(crate) fn becomes_empty(&mut self) {
+        let alone = "until set -- /proc/[0-9]*; [ $# -le 2 ]; do :; done; echo alone";
+        assert_eq!(self.bash(alone).stdout, "alone\n");
     }
 
     pub(crate) fn send(&mut self, message: to_init::Message) {
