@@ -100,9 +100,11 @@ fn one_that_cannot_start_is_none() {
 #[test]
 fn one_that_speaks_after_it_said_that_it_waits_is_not_used() {
     let mut rig = Rig::start();
-    let late = "printf x >&$ISOL8_PARK_FD; sleep 0.3; echo late; sleep 60";
+    let late = "printf x >&$ISOL8_PARK_FD; sleep 0.3; echo late; touch spoke; sleep 60";
     assert!(rig.prepare(Some(bash(late))));
-    std::thread::sleep(Duration::from_millis(600));
+    assert!(wait_for(
+        || crate::names::names(&mut rig, "", 1).contains("spoke")
+    ));
     assert_eq!(rig.exec(use_parked(bash("echo clean"))), Ok(false));
     assert_eq!(rig.outcome().stdout, "clean\n");
 }
