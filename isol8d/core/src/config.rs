@@ -39,6 +39,10 @@ mod tests;
 pub use resolve::{Resolved, Source};
 use values::{IpRange, Pattern};
 
+/// The longest file that `network.caBundle` may name, for everybody who reads it:
+/// a bundle of every public authority has a quarter of a megabyte.
+pub const MAX_CA_BUNDLE_BYTES: u64 = 4 << 20;
+
 /// Every setting, with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -99,7 +103,8 @@ pub struct NetworkConfig {
     pub allow_private: Vec<IpRange>,
     /// Ports that may be reached.
     pub ports: Vec<u16>,
-    /// Certificates for installers, programs and image builds.
+    /// Certificates for installers, programs and image builds, in a file of at
+    /// most [`MAX_CA_BUNDLE_BYTES`].
     pub ca_bundle: Option<PathBuf>,
     /// The proxy that the daemon itself must go through.
     pub upstream_proxy: Option<String>,

@@ -17,6 +17,7 @@ use std::{
     thread::available_parallelism,
 };
 
+use isol8_core::config::MAX_CA_BUNDLE_BYTES;
 use thiserror::Error;
 use tokio::{
     sync::mpsc,
@@ -45,9 +46,6 @@ const MOST_WORKERS: usize = 4;
 /// that are never a lookup's. Policies are compiled on these, and the daemon
 /// takes a process that does not answer for dead.
 const BLOCKING_THREADS: usize = limits::LOOKUPS_IN_ALL + 8;
-
-/// The longest file of authorities, in bytes: ten times what a host has.
-const MAX_AUTHORITIES_BYTES: u64 = 4 << 20;
 
 /// Why the process ends before the daemon does.
 #[derive(Debug, Error)]
@@ -177,10 +175,10 @@ fn way_out(hello: Hello<OwnedFd>) -> Result<Net, ProcessError> {
     let mut authorities = None;
     if let Some(fd) = hello.authorities {
         let mut text = String::new();
-        let mut file = File::from(fd).take(MAX_AUTHORITIES_BYTES + 1);
+        let mut file = File::from(fd).take(MAX_CA_BUNDLE_BYTES + 1);
         let read = file.read_to_string(&mut text);
         let length = read.map_err(ProcessError::Authorities)?;
-        if length as u64 > MAX_AUTHORITIES_BYTES {
+        if length as u64 > MAX_CA_BUNDLE_BYTES {
             let error = io::ErrorKind::FileTooLarge.into();
             return Err(ProcessError::Authorities(error));
         }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use data_encoding::BASE64;
-use isol8_core::failure::{Failure, FailureKind};
+use isol8_core::{
+    config::MAX_CA_BUNDLE_BYTES,
+    failure::{Failure, FailureKind},
+};
 
 /// Where distributions keep theirs; the first that has any is taken.
 const SYSTEM: [&str; 5] = [
@@ -22,9 +25,6 @@ const SYSTEM: [&str; 5] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-
-/// Far above any bundle: what is longer is no bundle.
-const MAX_BYTES: u64 = 16 << 20;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
@@ -64,8 +64,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    file.take(MAX_BYTES + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_BYTES {
+    file.take(MAX_CA_BUNDLE_BYTES + 1)
+        .read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_CA_BUNDLE_BYTES {
         return Err(io::Error::other("it is too large to be one"));
     }
     Ok(content)

@@ -10,6 +10,7 @@ use std::{
 
 use bollard::query_parameters::RemoveImageOptionsBuilder;
 use isol8_core::{
+    config::MAX_CA_BUNDLE_BYTES,
     failure::{Failure, FailureKind},
     runtime::Runtime,
 };
@@ -26,8 +27,6 @@ use crate::{Built, ImageInfo, Progress, hardening::LABEL_MANAGED};
 const DOCKERFILE: &str = include_str!("../../../../images/Dockerfile");
 /// The name that a Dockerfile knows the authorities by.
 pub(super) const CA_BUNDLE: &str = "ca-bundle.crt";
-/// A bundle of every public authority has a quarter of a megabyte.
-const MAX_CA_BUNDLE_BYTES: u64 = 4 << 20;
 
 /// The hash of an image's inputs.
 pub(super) const LABEL_INPUTS: &str = "isol8.inputs";
