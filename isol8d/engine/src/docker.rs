@@ -57,6 +57,7 @@ mod pull;
 
 use client::{ASK, Client, PING, REMOVE, UPDATE};
 pub use custom::alias;
+use derive::leftovers::Builds;
 use image::Images;
 use live::{Making, Registry};
 
@@ -102,6 +103,7 @@ struct Inner {
     client: Client,
     images: Images,
     live: Registry,
+    builds: Builds,
     facts: Mutex<Option<Facts>>,
     uids: UidRange,
     cgroup_v1: bool,
@@ -134,6 +136,7 @@ impl DockerEngine {
             client: Client::new(host),
             images: Images::default(),
             live: Registry::default(),
+            builds: Builds::default(),
             facts: Mutex::new(None),
             uids,
             cgroup_v1: accounting::is_v1(),
@@ -339,6 +342,7 @@ impl Engine for DockerEngine {
                 })
             })
             .collect();
+        self.0.clear_abandoned();
         let there: HashSet<&SandboxId> = found.iter().map(|found| &found.id).collect();
         self.0.live.listed(&there);
         Ok(found)

@@ -20,7 +20,6 @@ use isol8_core::{
 use super::{
     Inner,
     builder::{Broken, Terms, is_builders_own},
-    client::ASK,
     image::{LABEL_FOREIGN, base_tag},
     packed::{NAME_DIGITS, Origin, Step},
 };
@@ -156,21 +155,7 @@ impl Inner {
 
     /// Notes a use where the engine keeps it: the time of an image's last tag.
     async fn touch(&self, tag: &str) {
-        let Some((repo, label)) = tag.split_once(':') else {
-            return;
-        };
-        let options = bollard::query_parameters::TagImageOptionsBuilder::new()
-            .repo(repo)
-            .tag(label)
-            .build();
-        let touched = self
-            .client
-            .ask("tag an image", ASK, |docker| async move {
-                docker.tag_image(tag, Some(options)).await
-            })
-            .await;
-        if let Err(asked) = touched {
-            let error = Failure::from(asked);
+        if let Err(error) = self.tag(tag, tag).await {
             tracing::debug!(tag, %error, "a use of an image is not noted");
         }
     }
@@ -209,9 +194,9 @@ fn quoted(packages: &[Package]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use isol8_core::{ids::RunId, runtime::Runtime};
+    use isol8_core::{ids::DaemonId, runtime::Runtime};
 
-    use super::*;
+    use super::{leftovers::Mark, *};
 
     fn derived(packages: &[&str]) -> Derived {
         Derived {
@@ -253,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_labels_come_before_any_step() {
-        let build = RunId::random();
+        let build = Mark::new(&DaemonId::random());
         let origin = derived(&["jq", "file"]).origin;
         let step = Step {
             tag: "x",
@@ -267,9 +252,10 @@ mod tests {
         let text = origin.dockerfile(&step, &build);
         let lines: Vec<&str> = text.lines().collect();
         let labels = format!(
-            "LABEL isol8.build=\"{build}\" isol8.managed=\"1\" isol8.runtime=\"bash\" \
+            "LABEL isol8.build=\"{}\" isol8.managed=\"1\" isol8.runtime=\"bash\" \
              isol8.inputs=\"0123\" isol8.base=\"sha256:1\" isol8.foreign=\"\" \
-             isol8.packages=\"file jq\""
+             isol8.packages=\"file jq\"",
+            build.as_str()
         );
         assert_eq!(lines[..2], ["FROM sha256:1", &labels]);
         assert!(text.ends_with("USER ${ISOL8_USER}\n"));

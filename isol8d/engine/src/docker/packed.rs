@@ -6,7 +6,6 @@ use std::{collections::HashMap, sync::Arc};
 use bollard::models::ImageInspect;
 use isol8_core::{
     failure::Failure,
-    ids::RunId,
     package::{Package, sorted},
     runtime::Runtime,
 };
@@ -15,7 +14,7 @@ use super::{
     Inner,
     build::{CA_BUNDLE, LABEL_BASE, LABEL_INPUTS, proxies},
     builder::{Broken, Order, Terms, fingerprint},
-    derive::leftovers::{Fate, LABEL_BUILD},
+    derive::leftovers::{Fate, LABEL_BUILD, LABEL_WHOLE, Mark},
     image::{self, Image, LABEL_RUNTIME},
 };
 use crate::{Progress, hardening::LABEL_MANAGED};
@@ -68,7 +67,7 @@ impl Origin {
     }
 
     /// The labels come first, so that whatever the build makes carries them.
-    pub(super) fn dockerfile(&self, step: &Step<'_>, build: &RunId) -> String {
+    pub(super) fn dockerfile(&self, step: &Step<'_>, build: &Mark) -> String {
         let usual = [
             (LABEL_BUILD, build.as_str()),
             (LABEL_MANAGED, "1"),
@@ -143,7 +142,7 @@ impl Inner {
         step: Step<'_>,
         progress: Progress<'_>,
     ) -> Result<(), Broken> {
-        let build = RunId::random();
+        let build = Mark::new(&self.place.daemon);
         let dockerfile = origin.dockerfile(&step, &build);
         let packages = origin.listed("\n") + "\n";
         let unread = |failure| Broken {
@@ -156,6 +155,8 @@ impl Inner {
         // scripts, and each of them could read it.
         let proxies = proxies().filter(|(_, value)| !value.contains('@'));
         let user = ("ISOL8_USER".to_owned(), origin.user.clone());
+        let mut last_labels = step.last_labels;
+        last_labels.insert(LABEL_WHOLE.to_owned(), "1".to_owned());
         let order = Order {
             tag: step.tag,
             files: &[
@@ -166,7 +167,7 @@ impl Inner {
             ],
             target: "",
             arguments: proxies.chain([user]).collect(),
-            labels: step.last_labels,
+            labels: last_labels,
             // Whoever has an image built again wants its packages new.
             nocache: true,
             terms: step.terms,

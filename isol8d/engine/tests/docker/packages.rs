@@ -155,6 +155,51 @@ async fn a_build_that_nobody_waits_for_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_daemon_left_of_a_build_goes_at_its_next_start() {
+    let bench = Bench::ready().await;
+    let mark = |build: u8| format!("isol8.build={}-{build}", bench.place.daemon);
+    // An image of a step, and a container on it, as a builder makes them.
+    let leave = |labels: &[&str]| {
+        let from = docker(&["create", "isol8:bash", "true"]);
+        let changes: Vec<String> = labels
+            .iter()
+            .map(|label| format!("LABEL {label}"))
+            .collect();
+        let changes = changes.iter().flat_map(|change| ["-c", change.as_str()]);
+        let commit: Vec<&str> = ["commit"].into_iter().chain(changes).collect();
+        let image = docker(&[&commit[..], &[from.trim()]].concat());
+        docker(&["rm", from.trim()]);
+        let container = docker(&["create", image.trim(), "true"]);
+        (image.trim().to_owned(), container.trim().to_owned())
+    };
+    let (abandoned, whole) = (mark(1), mark(2));
+    leave(&[&abandoned]);
+    let (image, container) = leave(&[&whole, "isol8.whole=1"]);
+    let left = |mark: &str| {
+        let filter = format!("label={mark}");
+        let containers = docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]);
+        let images = docker(&["images", "-aq", "--no-trunc", "--filter", &filter]);
+        (containers.trim().to_owned(), images.trim().to_owned())
+    };
+    bench.engine.list().await.unwrap();
+    let gone = async {
+        while left(&abandoned) != (String::new(), String::new()) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), gone)
+        .await
+        .expect("the steps are removed");
+    assert_eq!(
+        left(&whole),
+        (container.clone(), image.clone()),
+        "somebody's"
+    );
+    docker(&["rm", &container]);
+    docker(&["rmi", &image]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_network_nothing_is_fetched() {
     let bench = Bench::ready().await;
     let mut spec = filtered();

@@ -149,7 +149,7 @@ impl Inner {
     }
 
     /// Gives an image another name.
-    pub(super) async fn tag(&self, image: &str, alias: &str) -> Result<(), Failure> {
+    pub(in crate::docker) async fn tag(&self, image: &str, alias: &str) -> Result<(), Failure> {
         let Some((repository, label)) = alias.rsplit_once(':') else {
             return Err(Failure::new(
                 FailureKind::Internal,

@@ -1,6 +1,6 @@
-use isol8_core::ids::RunId;
+use isol8_core::ids::DaemonId;
 
-use super::*;
+use super::{super::derive::leftovers::Mark, *};
 
 fn origin(runtime: Runtime, packages: &[&str]) -> Origin {
     Origin {
@@ -55,7 +55,7 @@ fn only_names_of_custom_images_are_such() {
 
 #[test]
 fn packages_are_in_no_line_of_the_build() {
-    let build = RunId::random();
+    let build = Mark::new(&DaemonId::random());
     let step = Step {
         tag: "x",
         hash: "0123",
@@ -68,8 +68,9 @@ fn packages_are_in_no_line_of_the_build() {
     let text = origin(Runtime::Deno, &["npm:chalk@5"]).dockerfile(&step, &build);
     assert!(!text.contains("chalk"), "{text}");
     let labels = format!(
-        "LABEL isol8.build=\"{build}\" isol8.managed=\"1\" isol8.runtime=\"deno\" \
-         isol8.inputs=\"0123\" isol8.base=\"sha256:1\""
+        "LABEL isol8.build=\"{}\" isol8.managed=\"1\" isol8.runtime=\"deno\" \
+         isol8.inputs=\"0123\" isol8.base=\"sha256:1\"",
+        build.as_str()
     );
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[..2], ["FROM sha256:1", &labels]);

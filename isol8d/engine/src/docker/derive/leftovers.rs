@@ -1,16 +1,27 @@
 //! What builds leave: of one that came to nothing, everything; of those that
 //! worked, images that nobody has used for long.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bollard::{
-    models::ImageSummary,
+    models::{ContainerSummary, ImageSummary},
     query_parameters::{
         ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
         RemoveImageOptionsBuilder,
     },
 };
-use isol8_core::{failure::Failure, ids::RunId, runtime::Runtime};
+use isol8_core::{
+    failure::Failure,
+    ids::{DaemonId, RunId},
+    runtime::Runtime,
+};
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use tracing::Instrument;
 
@@ -18,16 +29,22 @@ use super::{
     super::{
         Inner,
         client::{ASK, Asked, Budget, REMOVE},
-        custom::is_custom_tag,
         image::{self, base_tag},
         packed::NAME_DIGITS,
     },
     LABEL_PACKAGES,
 };
+use crate::presence;
 
 /// The build that made it: on its containers, on each image of its steps, and on
 /// the last of them, which stays.
 pub(in crate::docker) const LABEL_BUILD: &str = "isol8.build";
+/// On the last image of a build, and so on all that is made from it: what has it
+/// is not left of a build that came to nothing.
+pub(in crate::docker) const LABEL_WHOLE: &str = "isol8.whole";
+
+/// How older engines write that an image has no tag.
+const NO_TAG: &str = "<none>:<none>";
 
 /// Derived images that stay, those used last. Each holds its packages and shares
 /// the rest with its base.
@@ -51,24 +68,99 @@ pub(in crate::docker) enum Fate {
     Unknown,
 }
 
+/// The value of [`LABEL_BUILD`]: whose build it is, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::docker) struct Mark(String);
+
+impl Mark {
+    pub(in crate::docker) fn new(daemon: &DaemonId) -> Self {
+        Self(format!("{daemon}-{}", RunId::random()))
+    }
+
+    pub(in crate::docker) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The daemon that has made a mark.
+fn maker(mark: &str) -> Option<DaemonId> {
+    DaemonId::parse(mark.split_once('-')?.0)
+}
+
+/// The builds of this process.
+#[derive(Debug, Default)]
+pub(in crate::docker) struct Builds {
+    /// Marks of those that somebody looks after.
+    going: Mutex<BTreeSet<String>>,
+    /// What other processes left was looked for.
+    cleared: AtomicBool,
+}
+
+impl Builds {
+    fn going(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Inner {
     /// Starts a task that clears up behind a build, also when the future that
     /// waits for the build is dropped, and with it the sender.
     pub(in crate::docker) fn watch(
         self: &Arc<Self>,
-        build: RunId,
+        build: Mark,
     ) -> (oneshot::Sender<Fate>, JoinHandle<()>) {
         let (tell, told) = oneshot::channel();
         let inner = Arc::clone(self);
-        let span = tracing::debug_span!("build", %build);
+        let span = tracing::debug_span!("build", build = build.as_str());
+        self.builds.going().insert(build.as_str().to_owned());
         let task = async move {
             match told.await.unwrap_or(Fate::Unknown) {
                 Fate::Made => {}
                 Fate::Failed => inner.clear(build.as_str(), 1).await,
                 Fate::Unknown => inner.clear(build.as_str(), QUIET_LOOKS).await,
             }
+            inner.builds.going().remove(build.as_str());
         };
         (tell, self.tasks.spawn(task.instrument(span)))
+    }
+
+    /// Starts a task that clears up behind builds whose daemon ended before they
+    /// did: an earlier life of this one, or another that is dead. Once in a life,
+    /// and to be called when the engine has answered.
+    pub(in crate::docker) fn clear_abandoned(self: &Arc<Self>) {
+        if self.builds.cleared.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if let Err(asked) = inner.clear_abandoned_once().await {
+                let error = Failure::from(asked);
+                tracing::warn!(%error, "cannot look for what builds left");
+                inner.builds.cleared.store(false, Ordering::Relaxed);
+            }
+        });
+    }
+
+    async fn clear_abandoned_once(&self) -> Result<(), Asked> {
+        let images = self.images_with(LABEL_BUILD, true).await?;
+        let containers = self.containers_with(LABEL_BUILD).await?;
+        let of_images = images.iter().map(|image| &image.labels);
+        let of_containers = containers.iter().filter_map(|found| found.labels.as_ref());
+        let marks = unfinished(of_images.chain(of_containers));
+        for mark in marks {
+            let Some(daemon) = maker(mark) else { continue };
+            let lives = if daemon == self.place.daemon {
+                // Listed before: one that is not going now was not begun here, or
+                // has been cleared up behind.
+                self.builds.going().contains(mark)
+            } else {
+                presence::is_alive(&daemon)
+            };
+            if !lives {
+                self.clear(mark, 1).await;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what carries the mark of a build until `quiet` looks in a row find
@@ -101,16 +193,13 @@ impl Inner {
     async fn clear_once(&self, build: &str) -> Result<usize, Asked> {
         let mark = format!("{LABEL_BUILD}={build}");
         let images = self.images_with(&mark, true).await?;
-        let is_custom = |image: &ImageSummary| image.repo_tags.iter().any(|tag| is_custom_tag(tag));
-        if images
-            .iter()
-            .any(|image| own_tag(image).is_some() || is_custom(image))
-        {
-            // It was whole before anybody turned away.
+        if images.iter().any(has_tag) {
+            // It was whole before anybody turned away. Or it is what somebody has
+            // built on it, which is not ours to take and needs every step.
             return Ok(0);
         }
         let containers = self.containers_with(&mark).await?;
-        for id in &containers {
+        for id in containers.iter().filter_map(|found| found.id.as_ref()) {
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
             let options = options.build();
             let removed = self.client.ask("remove a container", REMOVE, |docker| {
@@ -195,7 +284,7 @@ impl Inner {
         listed.await
     }
 
-    async fn containers_with(&self, label: &str) -> Result<Vec<String>, Asked> {
+    async fn containers_with(&self, label: &str) -> Result<Vec<ContainerSummary>, Asked> {
         let filters = HashMap::from([("label", vec![label.to_owned()])]);
         let options = ListContainersOptionsBuilder::new()
             .all(true)
@@ -206,9 +295,27 @@ impl Inner {
             .ask("list containers", ASK, |docker| async move {
                 docker.list_containers(Some(options)).await
             });
-        let found = listed.await?;
-        Ok(found.into_iter().filter_map(|found| found.id).collect())
+        listed.await
     }
+}
+
+/// The marks of builds that came to nothing, from the labels of all that builds
+/// made. Whatever runs in an image that is whole, or was built on it, has its
+/// labels too.
+fn unfinished<'a>(
+    all: impl Iterator<Item = &'a HashMap<String, String>> + Clone,
+) -> BTreeSet<&'a str> {
+    let mark = |labels: &'a HashMap<String, String>| labels.get(LABEL_BUILD).map(String::as_str);
+    let whole = all
+        .clone()
+        .filter(|labels| labels.contains_key(LABEL_WHOLE));
+    let whole: BTreeSet<&str> = whole.filter_map(mark).collect();
+    let marks = all.filter_map(mark);
+    marks.filter(|mark| !whole.contains(mark)).collect()
+}
+
+fn has_tag(image: &ImageSummary) -> bool {
+    image.repo_tags.iter().any(|tag| tag != NO_TAG)
 }
 
 /// The name that [`Inner::derive`] gave. What people build on it has its labels,
@@ -230,6 +337,25 @@ fn is_own_tag(tag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_builds_that_came_to_nothing_are_abandoned() {
+        let daemon = DaemonId::random();
+        let (whole, broken) = (Mark::new(&daemon), Mark::new(&daemon));
+        assert_eq!(maker(whole.as_str()), Some(daemon));
+        assert_eq!(maker(RunId::random().as_str()), None, "of an older release");
+        let step = |mark: &Mark| (LABEL_BUILD.to_owned(), mark.as_str().to_owned());
+        let last = (LABEL_WHOLE.to_owned(), "1".to_owned());
+        let all = [
+            HashMap::from([step(&whole)]),
+            HashMap::from([step(&whole), last]),
+            HashMap::from([step(&broken)]),
+            HashMap::from([step(&broken)]),
+            HashMap::new(),
+        ];
+        let found = unfinished(all.iter());
+        assert_eq!(found, BTreeSet::from([broken.as_str()]));
+    }
 
     #[test]
     fn only_names_of_ours_are_ours_to_remove() {
