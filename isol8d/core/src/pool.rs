@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod demand;
+mod empty;
 mod forget;
 mod key;
 mod plan;
@@ -143,6 +144,9 @@ pub enum Event {
         /// Which.
         layers: BTreeSet<LayerId>,
     },
+    /// What is warm goes, and none are made for nobody until somebody asks again,
+    /// prewarmed or not.
+    Empty,
     /// Whoever waited has gone.
     Cancel {
         /// Who.

@@ -30,8 +30,8 @@ pub(super) struct Demand {
     pub(super) prewarmed: bool,
     /// Asked for by a person, until nobody uses the key any more.
     pub(super) floor: u32,
-    /// Until somebody uses it again.
-    forgotten: bool,
+    /// Nothing of it is wanted until somebody uses it again.
+    resting: bool,
     recent: VecDeque<Duration>,
     /// The most leases that came within a window, and when that was.
     peak: f64,
@@ -45,7 +45,7 @@ impl Demand {
             last_use: now,
             prewarmed: false,
             floor: 0,
-            forgotten: false,
+            resting: false,
             recent: VecDeque::new(),
             peak: 0.0,
             peak_at: now,
@@ -74,12 +74,28 @@ impl Demand {
             self.floor = 0;
         }
         self.last_use = now;
-        self.forgotten = false;
+        self.resting = false;
+    }
+
+    /// Warm from now on, also without use.
+    pub(super) fn prewarm(&mut self) {
+        self.prewarmed = true;
+        self.resting = false;
+    }
+
+    /// Nothing is worth having until the next use, which finds all forgotten that
+    /// earlier use has taught.
+    pub(super) fn rest(&mut self, now: Duration) {
+        self.resting = true;
+        self.floor = 0;
+        self.recent.clear();
+        self.peak = 0.0;
+        self.peak_at = now;
     }
 
     /// Nothing is worth having any more.
     pub(super) fn forget(&mut self) {
-        self.forgotten = true;
+        self.resting = true;
         self.prewarmed = false;
         self.floor = 0;
     }
@@ -106,7 +122,7 @@ impl Demand {
     pub(super) fn target(&self, now: Duration, policy: &Policy) -> u32 {
         let idle = now.saturating_sub(self.last_use);
         let always = if self.prewarmed { policy.clean } else { 0 };
-        if self.forgotten || (policy.clean == 0 && self.floor == 0) {
+        if self.resting || (policy.clean == 0 && self.floor == 0) {
             return 0;
         }
         let wanted = if idle <= IDLE {

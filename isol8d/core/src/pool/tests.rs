@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{failure::FailureKind, quantity::ByteSize, runtime::Runtime};
 
+mod empty;
 mod forget;
 mod world;
 
@@ -339,6 +340,7 @@ enum Move {
     Runs(bool),
     Pass(u64),
     Forget(usize),
+    Empty,
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -355,6 +357,7 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => any::<bool>().prop_map(Move::Runs),
         3 => prop_oneof![0_u64..500, 0_u64..600_000].prop_map(Move::Pass),
         1 => pick().prop_map(Move::Forget),
+        1 => Just(Move::Empty),
     ]
 }
 
@@ -393,12 +396,14 @@ fn play(world: &mut World, next: Move) {
         Move::Runs(false) => world.step(Event::RunEnded),
         Move::Pass(time) => world.pass(ms(time)),
         Move::Forget(pick) => world.forget(layer(pick % 2)),
+        Move::Empty => world.empty(),
     }
 }
 
 proptest! {
-    /// Whatever happens: no sandbox serves two runs, no bound is exceeded, and
-    /// after a shutdown nothing is left. (`World` asserts the first two.)
+    /// Whatever happens: no sandbox serves two runs, none is destroyed under its
+    /// run, no bound is exceeded, and after a shutdown nothing is left. (`World`
+    /// asserts the first three.)
     #[test]
     fn nothing_leaks_and_nothing_is_shared(
         clean in 0_u32..4,
@@ -424,5 +429,33 @@ proptest! {
         prop_assert!(world.pool.is_stopped(), "{:?}", world.sandboxes);
         prop_assert!(world.sandboxes.is_empty());
         prop_assert_eq!(world.pool.wake_at(), None);
+    }
+
+    /// Whatever was before: once the pool was emptied and nobody waits, it makes
+    /// nothing until somebody comes, and who comes is served.
+    #[test]
+    fn an_emptied_pool_rests_until_somebody_comes(
+        clean in 0_u32..4,
+        moves in prop::collection::vec(moves(), 0..100),
+        minutes in 0_u64..60,
+    ) {
+        let mut world = World::new(policy(clean));
+        for next in moves {
+            play(&mut world, next);
+        }
+        world.settle(ms(20_000));
+        prop_assert!(world.waiting.is_empty(), "{:?}", world.waiting);
+        let leased = world.count(Stage::Leased);
+        world.empty();
+        world.settle(ms(minutes * 60_000));
+        world.settle(ms(20_000));
+        prop_assert_eq!(world.warm_now(), 0);
+        prop_assert_eq!(world.count(Stage::Making), 0);
+        prop_assert_eq!(world.count(Stage::Leased), leased);
+        prop_assert_eq!(world.pool.live(), leased);
+
+        world.lease(&key(Runtime::Bash), limits(512));
+        world.make_ends(0, true);
+        prop_assert_eq!(world.count(Stage::Leased), leased + 1);
     }
 }

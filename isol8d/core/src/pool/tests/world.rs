@@ -81,6 +81,8 @@ pub(super) struct World {
     pub(super) sandboxes: BTreeMap<SandboxId, (Stage, SandboxKey)>,
     /// Every id that was ever handed out.
     pub(super) served: BTreeSet<SandboxId>,
+    /// Those whose lease is over.
+    pub(super) released: BTreeSet<SandboxId>,
     pub(super) waiting: BTreeMap<Ticket, SandboxKey>,
     /// Those of them that wait for warm ones, not for one of their own.
     pub(super) warmers: BTreeSet<Ticket>,
@@ -99,6 +101,7 @@ impl World {
             now: Duration::ZERO,
             sandboxes: BTreeMap::new(),
             served: BTreeSet::new(),
+            released: BTreeSet::new(),
             waiting: BTreeMap::new(),
             warmers: BTreeSet::new(),
             aborted: BTreeSet::new(),
@@ -110,6 +113,9 @@ impl World {
     }
 
     pub(super) fn step(&mut self, event: Event) {
+        if let Event::Release { id } = &event {
+            self.released.insert(id.clone());
+        }
         for action in self.pool.step(self.now, event) {
             self.perform(action);
         }
@@ -162,6 +168,8 @@ impl World {
                 let (stage, _) = self.sandboxes.get_mut(&id).expect("it lives");
                 assert_ne!(*stage, Stage::Making, "destroyed under the make");
                 assert_ne!(*stage, Stage::Destroying, "destroyed twice at a time");
+                let leased = *stage == Stage::Leased && !self.released.contains(&id);
+                assert!(!leased, "destroyed under its run");
                 *stage = Stage::Destroying;
             }
         }
@@ -216,6 +224,17 @@ impl World {
         self.step(Event::Forget {
             layers: [layer].into(),
         });
+    }
+
+    /// Somebody tidies up. What is warm goes, and nothing else.
+    pub(super) fn empty(&mut self) {
+        let leased = self.count(Stage::Leased);
+        let idle = self.pool.idle();
+        assert_eq!(idle.len(), self.warm_now() as usize);
+        self.step(Event::Empty);
+        assert_eq!(self.warm_now(), 0);
+        assert_eq!(self.count(Stage::Leased), leased);
+        assert!(idle.iter().all(|(id, _)| self.pool.is_in_the_air(id)));
     }
 
     pub(super) fn make_ends(&mut self, pick: usize, good: bool) {
