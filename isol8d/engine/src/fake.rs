@@ -9,38 +9,42 @@
 //! A command that is not the program's file is an errand, such as an installer:
 //! it ends well at once unless [`FakeEngine::errand`] says otherwise, and leaves
 //! a trace to be fetched.
+//!
+//! A lasting sandbox keeps its files, its background processes and its token when
+//! its stream ends, until it is destroyed or its init is killed: by
+//! [`FakeEngine::kill_init`] or its own script. A daemon that starts anew is
+//! another clone of the same engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io,
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use isol8_core::{
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
-    package::Package,
-    runtime::Runtime,
-    sandbox::{EngineKind, ImageName, Limits, Network, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, ImageName, Limits, SandboxSpec},
 };
+use tokio::sync::mpsc;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::{
-    Adoption, Built, CustomOrder, Engine, Fit, Found, Health, ImageInfo, Interpreter, Probe,
-    ProbeStatus, Progress, Sandbox, link::Link,
-};
+#[cfg(doc)]
+use crate::Engine;
+use crate::ImageInfo;
 
+mod engine;
 mod fetch;
 mod init;
+mod insides;
+mod program;
 pub mod script;
+mod tree;
+mod writing;
 
-/// Bytes that the pipe to an init holds, about as a Unix socket does.
-const PIPE_BYTES: usize = 64 << 10;
+use init::Call;
 
 /// A moment at which something can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +55,8 @@ pub enum Step {
     Create,
     /// [`Engine::create`], when the sandbox exists and the caller does not know.
     Created,
+    /// [`Engine::adopt`], before anything is touched.
+    Adopt,
     /// [`Engine::set_limits`].
     SetLimits,
     /// [`Engine::counters`].
@@ -104,9 +110,16 @@ struct Live {
     spec: Option<SandboxSpec>,
     limits: Option<Limits>,
     counters: Counters,
-    door: Option<SocketAddr>,
-    /// Ends the sandbox's init when it goes.
-    _init: Option<AbortOnDropHandle<()>>,
+    door: Option<TcpListener>,
+    init: Option<LivingInit>,
+}
+
+/// An init that was started. Dropping it ends it.
+#[derive(Debug)]
+struct LivingInit {
+    /// Closed when it has ended.
+    calls: mpsc::Sender<Call>,
+    _task: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug)]
@@ -267,7 +280,7 @@ impl FakeEngine {
             limits: None,
             counters: Counters::default(),
             door: None,
-            _init: None,
+            init: None,
         };
         self.state().live.insert(id, live);
     }
@@ -318,14 +331,16 @@ impl FakeEngine {
     /// Where programs of a live sandbox would find the proxy.
     #[must_use]
     pub fn door_of(&self, id: &SandboxId) -> Option<SocketAddr> {
-        self.state().live.get(id).and_then(|live| live.door)
+        let state = self.state();
+        let door = state.live.get(id)?.door.as_ref();
+        door.and_then(|door| door.local_addr().ok())
     }
 
-    /// Kills a sandbox's init, as a third party would: the stream ends, the
-    /// sandbox stays until it is destroyed.
+    /// Kills a sandbox's init, as a third party would: the stream ends, and
+    /// whatever was in the sandbox, which stays until it is destroyed.
     pub fn kill_init(&self, id: &SandboxId) {
         if let Some(live) = self.state().live.get_mut(id) {
-            live._init = None;
+            live.init = None;
         }
     }
 
@@ -366,259 +381,7 @@ impl FakeEngine {
             _ => Ok(()),
         }
     }
-
-    fn door(&self, spec: &SandboxSpec) -> Result<Option<OwnedFd>, Failure> {
-        let mut state = self.state();
-        if !state.listening || spec.key.network != Network::Filtered {
-            return Ok(None);
-        }
-        let failed = |error: io::Error| {
-            Failure::new(FailureKind::Internal, "no loopback for a test").because(&error)
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        if let Some(live) = state.live.get_mut(&spec.id) {
-            live.door = Some(address);
-        }
-        Ok(Some(listener.into()))
-    }
-
-    fn start(&self, spec: &SandboxSpec) -> Link {
-        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let init = init::run(self.clone(), spec.id.clone(), theirs);
-        let init = AbortOnDropHandle::new(self.tasks.spawn(init));
-        let live = Live {
-            daemon: self.daemon.clone(),
-            spec: Some(spec.clone()),
-            limits: Some(spec.limits),
-            counters: Counters::default(),
-            door: None,
-            _init: Some(init),
-        };
-        let mut state = self.state();
-        let twice = state.live.insert(spec.id.clone(), live);
-        assert!(twice.is_none(), "sandbox {} was made twice", spec.id);
-        state.created_total += 1;
-        state.most_live = state.most_live.max(state.live.len());
-        let (read, write) = tokio::io::split(ours);
-        Link::new(read, write)
-    }
 }
 
-#[async_trait]
-impl Engine for FakeEngine {
-    fn kind(&self) -> EngineKind {
-        self.kind
-    }
-
-    async fn health(&self) -> Health {
-        match self.call(Step::Health).await {
-            Ok(()) => Health {
-                healthy: true,
-                detail: "fake 1.0".to_owned(),
-            },
-            Err(failure) => Health {
-                healthy: false,
-                detail: failure.to_string(),
-            },
-        }
-    }
-
-    async fn create(&self, spec: &SandboxSpec) -> Result<Sandbox, Failure> {
-        self.call(Step::Create).await?;
-        let link = self.start(spec);
-        match self.step(Step::Created).await {
-            Some(Fault::Fail(failure)) => {
-                self.state().live.remove(&spec.id);
-                return Err(failure);
-            }
-            Some(Fault::FailAndLeave(failure)) => return Err(failure),
-            _ => {}
-        }
-        Ok(Sandbox {
-            id: spec.id.clone(),
-            link,
-            interpreter: Interpreter {
-                program: spec.key.runtime.executable().to_owned(),
-                path: "/usr/local/bin:/usr/bin:/bin".to_owned(),
-                // The hooks fit our own images alone.
-                parkable: self.state().parkable && spec.key.image.is_none(),
-                authorities: None,
-                deno_dir: None,
-            },
-            listener: self.door(spec)?,
-            uid: 0,
-        })
-    }
-
-    async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
-        let message = format!("sandbox `{}` cannot be taken over yet", adoption.spec.id);
-        Err(Failure::new(FailureKind::NotYet, message))
-    }
-
-    async fn image_names(&self) -> Result<Vec<String>, Failure> {
-        Ok(Vec::new())
-    }
-
-    async fn remove_image(&self, _name: &str) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {
-        self.call(Step::SetLimits).await?;
-        let mut state = self.state();
-        let Some(live) = state.live.get_mut(id) else {
-            return Err(Failure::new(FailureKind::EngineRefused, "no such sandbox"));
-        };
-        if live.limits.replace(*limits) != Some(*limits) {
-            state.set_limits_total += 1;
-        }
-        Ok(())
-    }
-
-    async fn counters(&self, id: &SandboxId) -> Result<Counters, Failure> {
-        self.call(Step::Counters).await?;
-        let state = self.state();
-        let live = state.live.get(id);
-        live.map(|live| live.counters)
-            .ok_or_else(|| Failure::new(FailureKind::EngineRefused, "no such sandbox"))
-    }
-
-    async fn destroy(&self, id: &SandboxId) -> Result<(), Failure> {
-        self.call(Step::Destroy).await?;
-        {
-            let mut state = self.state();
-            if state.live.remove(id).is_some() {
-                state.destroyed_total += 1;
-            }
-        }
-        self.call(Step::Destroyed).await
-    }
-
-    async fn list(&self) -> Result<Vec<Found>, Failure> {
-        self.call(Step::List).await?;
-        let state = self.state();
-        let found = state.live.iter().map(|(id, live)| Found {
-            id: id.clone(),
-            daemon: live.daemon.clone(),
-        });
-        Ok(found.collect())
-    }
-
-    async fn daemon_is_alive(&self, daemon: &DaemonId) -> bool {
-        !self.state().dead_daemons.contains(daemon)
-    }
-
-    async fn prepare(&self, _key: &SandboxKey, progress: Progress<'_>) -> Result<(), Failure> {
-        self.call(Step::Prepare).await?;
-        progress("nothing to build");
-        Ok(())
-    }
-
-    async fn identity(&self, key: &SandboxKey) -> Result<String, Failure> {
-        Ok(format!("{} {:?}", key.runtime, key.image))
-    }
-
-    async fn find_derived(
-        &self,
-        key: &SandboxKey,
-        packages: &[Package],
-    ) -> Result<Option<ImageName>, Failure> {
-        let name = derived_name(key, packages)?;
-        let there = self.state().derived.contains(&name);
-        Ok(there.then_some(name))
-    }
-
-    async fn derive_image(
-        &self,
-        key: &SandboxKey,
-        packages: &[Package],
-        _limits: &Limits,
-        progress: Progress<'_>,
-    ) -> Result<ImageName, Failure> {
-        self.call(Step::BuildImage).await?;
-        progress("deriving");
-        let name = derived_name(key, packages)?;
-        self.state().derived.insert(name.clone());
-        Ok(name)
-    }
-
-    async fn build_image(
-        &self,
-        runtime: Runtime,
-        force: bool,
-        progress: Progress<'_>,
-    ) -> Result<Built, Failure> {
-        self.call(Step::BuildImage).await?;
-        progress("step 1");
-        Ok(Built {
-            image: image(runtime),
-            built: force,
-        })
-    }
-
-    async fn build_custom(
-        &self,
-        order: &CustomOrder,
-        progress: Progress<'_>,
-    ) -> Result<Built, Failure> {
-        self.call(Step::BuildImage).await?;
-        progress("step 1");
-        let mut image = image(order.runtime);
-        image.tag += &format!("-custom-{}", self.state().customs.len());
-        image.packages.clone_from(&order.packages);
-        self.state().customs.push(image.clone());
-        Ok(Built { image, built: true })
-    }
-
-    async fn find_custom(
-        &self,
-        runtime: Runtime,
-        packages: &[Package],
-        fit: Fit,
-    ) -> Result<Option<ImageName>, Failure> {
-        self.call(Step::Images).await?;
-        let state = self.state();
-        let found = state.customs.iter().find(|image| {
-            let holds = |package: &Package| package.is_met_by(runtime, &image.packages);
-            image.runtime == runtime
-                && match fit {
-                    Fit::Exactly => image.packages == packages,
-                    Fit::AtLeast => packages.iter().all(holds),
-                }
-        });
-        Ok(found.map(|image| ImageName::parse(&image.tag).expect("our own names are names")))
-    }
-
-    async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
-        self.call(Step::Images).await?;
-        let bases = Runtime::ALL.into_iter().map(image);
-        Ok(bases.chain(self.state().customs.clone()).collect())
-    }
-
-    async fn doctor(&self) -> Vec<Probe> {
-        vec![Probe {
-            name: "fake engine".to_owned(),
-            status: ProbeStatus::Ok,
-            found: "nothing to look at".to_owned(),
-            fix: String::new(),
-        }]
-    }
-}
-
-fn derived_name(key: &SandboxKey, packages: &[Package]) -> Result<ImageName, Failure> {
-    let names: Vec<&str> = packages.iter().map(Package::as_str).collect();
-    let name = format!("isol8:{}-{}", key.runtime, names.join("-"));
-    ImageName::parse(&name).map_err(|error| Failure::new(FailureKind::Internal, error.to_string()))
-}
-
-fn image(runtime: Runtime) -> ImageInfo {
-    ImageInfo {
-        runtime,
-        tag: format!("isol8:{runtime}"),
-        id: format!("sha256:{runtime}"),
-        size_bytes: 1 << 20,
-        packages: Vec::new(),
-    }
-}
+#[cfg(test)]
+mod tests;

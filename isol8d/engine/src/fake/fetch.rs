@@ -1,10 +1,15 @@
-//! What a fake sandbox has to be fetched: a folder with a file that tells which
-//! errands were run, and whatever a script has placed.
+//! What the daemon takes out of a fake sandbox: its files, and in place of
+//! packages a folder with a file that tells which errands were run, and whatever
+//! a script has placed.
 
 use bytes::Bytes;
 use isol8_proto::init::{Entry, EntryKind, Failed, FailureKind, Fetch, Fetched, from_init};
 
-use super::init::{Gone, Init};
+use super::{
+    init::{Gone, Init},
+    insides::refusal,
+    tree::{Errno, Node},
+};
 
 /// Where the command lines of all errands are, one a line.
 const RECORD: &str = "record/errands";
@@ -41,60 +46,93 @@ impl Leavings {
     }
 }
 
-fn entry(path: &str, kind: EntryKind, mode: u32, size: u64) -> from_init::Message {
-    from_init::Message::Entry(Entry {
-        path: path.to_owned().into(),
-        kind: kind.into(),
-        mode,
-        size,
+/// One thing on its way to the daemon.
+fn entry(path: Bytes, node: &Node) -> Entry {
+    let mut entry = Entry {
+        path,
         ..Entry::default()
-    })
+    };
+    match node {
+        Node::Folder { mode } => {
+            entry.kind = EntryKind::Folder.into();
+            entry.mode = *mode;
+        }
+        Node::File { mode, data } => {
+            entry.kind = EntryKind::File.into();
+            entry.mode = *mode;
+            entry.size = data.len() as u64;
+        }
+        Node::Link { target } => {
+            entry.kind = EntryKind::Link.into();
+            entry.mode = 0o777;
+            entry.target = target.clone();
+        }
+    }
+    entry
+}
+
+fn limit(errno: Errno) -> Failed {
+    let (kind, message) = match errno {
+        libc::EXDEV => (FailureKind::BadPath, "a link leads out"),
+        _ => (FailureKind::NoSpace, "the files are more than wanted"),
+    };
+    Failed {
+        kind: kind.into(),
+        message: message.to_owned(),
+        errno,
+        files: true,
+    }
 }
 
 impl Init {
-    pub(super) async fn fetch(&self, order: &Fetch) -> Result<(), Gone> {
-        let files = {
-            let leavings = &self.inbox().leavings;
-            if leavings.is_empty() {
-                Vec::new()
-            } else {
-                leavings.files()
+    /// What an order is for, with paths relative to it. Packages that errands
+    /// have left are in whatever folder they are looked for.
+    fn wanted(&self, order: &Fetch) -> Result<Vec<(Bytes, Node)>, Errno> {
+        let insides = self.insides();
+        let tree = insides.tree(order.root)?;
+        let leavings = &insides.leavings;
+        if leavings.is_empty() || order.path.is_empty() || order.names_only {
+            return tree.below(&order.path, order.depth);
+        }
+        let mut tree = tree.clone();
+        for (name, text) in leavings.files() {
+            let path = [&order.path[..], name.as_bytes()].join(&b'/');
+            let (mode, data) = (0o644, text.into());
+            tree.put(&path, Node::File { mode, data })?;
+        }
+        tree.below(&order.path, order.depth)
+    }
+
+    /// Sends a tree, against credit.
+    pub(super) async fn fetch(&self, order: &Fetch) -> Result<Result<Fetched, Failed>, Gone> {
+        let wanted = match self.wanted(order) {
+            Ok(wanted) => wanted,
+            Err(errno) => return Ok(Err(refusal(errno, &order.path))),
+        };
+        // Without their names, only a file and a folder can be asked for.
+        if matches!(wanted.first(), Some((_, Node::Link { .. }))) && !order.names_only {
+            return Ok(Err(refusal(libc::EINVAL, &order.path)));
+        }
+        let mut sent = Fetched::default();
+        for (path, node) in wanted {
+            if sent.entries == order.max_entries {
+                return Ok(Err(limit(libc::E2BIG)));
             }
-        };
-        let bytes = files.iter().map(|(_, content)| content.len() as u64).sum();
-        let refused = if files.is_empty() {
-            Some((FailureKind::BadPath, "there is nothing"))
-        } else if bytes > order.max_bytes {
-            Some((FailureKind::NoSpace, "the files are more than wanted"))
-        } else {
-            None
-        };
-        if let Some((kind, message)) = refused {
-            let failed = Failed {
-                kind: kind.into(),
-                message: message.to_owned(),
-                errno: 0,
-                files: true,
-            };
-            return self.send(from_init::Message::Failed(failed)).await;
+            let entry = entry(path, &node);
+            sent.entries += 1;
+            sent.bytes += entry.size;
+            if !order.names_only && sent.bytes > order.max_bytes {
+                return Ok(Err(limit(libc::EFBIG)));
+            }
+            if !order.names_only && entry.target.starts_with(b"/") {
+                return Ok(Err(limit(libc::EXDEV)));
+            }
+            self.send(from_init::Message::Entry(entry)).await?;
+            if let (Node::File { data, .. }, false) = (node, order.names_only) {
+                self.data(&data).await?;
+            }
         }
-        let folders = [entry("", EntryKind::Folder, 0o755, 0), {
-            let (folder, _) = RECORD.split_once('/').unwrap_or((RECORD, ""));
-            entry(folder, EntryKind::Folder, 0o755, 0)
-        }];
-        let entries = folders.len() + files.len();
-        for folder in folders {
-            self.send(folder).await?;
-        }
-        for (path, content) in files {
-            let size = content.len() as u64;
-            self.send(entry(&path, EntryKind::File, 0o644, size))
-                .await?;
-            self.data(content.as_bytes()).await?;
-        }
-        let entries = u32::try_from(entries).expect("a test places a few");
-        let fetched = Fetched { bytes, entries };
-        self.send(from_init::Message::Fetched(fetched)).await
+        Ok(Ok(sent))
     }
 
     async fn data(&self, mut rest: &[u8]) -> Result<(), Gone> {
@@ -114,109 +152,5 @@ impl Init {
             rest = later;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use isol8_core::{
-        ids::{DaemonId, SandboxId},
-        quantity::{ByteSize, CpuMillis, Pids},
-        runtime::Runtime,
-        sandbox::{EngineKind, Limits, Network, SandboxKey, SandboxSpec},
-    };
-    use isol8_proto::init::{Command, Credit, Exec, to_init};
-
-    use super::*;
-    use crate::{Engine, Sandbox, fake::FakeEngine};
-
-    fn spec() -> SandboxSpec {
-        SandboxSpec {
-            id: SandboxId::random(),
-            key: SandboxKey {
-                engine: EngineKind::Native,
-                runtime: Runtime::Python,
-                image: None,
-                network: Network::Filtered,
-                writable: false,
-                sandbox_size: ByteSize::mib(1),
-                tmp_size: ByteSize::mib(1),
-                layer: None,
-            },
-            limits: Limits {
-                memory: ByteSize::mib(64),
-                cpu: CpuMillis::ONE,
-                pids: Pids::new(8).unwrap(),
-            },
-            lasting: false,
-        }
-    }
-
-    async fn send(sandbox: &mut Sandbox, message: to_init::Message) {
-        sandbox.link.writer.send(message).await.unwrap();
-    }
-
-    async fn until_the_end(sandbox: &mut Sandbox) -> (String, from_init::Message) {
-        let mut text = String::new();
-        loop {
-            match sandbox.link.reader.recv().await.unwrap() {
-                from_init::Message::Stdout(bytes) | from_init::Message::EntryData(bytes) => {
-                    text += &String::from_utf8_lossy(&bytes);
-                }
-                from_init::Message::Entry(entry) => {
-                    text += &format!("[{}]", String::from_utf8_lossy(&entry.path));
-                }
-                from_init::Message::Hello(_) | from_init::Message::Started(_) => {}
-                end => return (text, end),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn errands_do_as_the_test_says_and_leave_a_trace() {
-        let engine = FakeEngine::new(EngineKind::Native, DaemonId::random());
-        engine.errand("install", "out Collecting six\nplace six.py");
-        engine.listening(true);
-        let spec = spec();
-        let mut sandbox = engine.create(&spec).await.unwrap();
-        assert!(sandbox.listener.is_some() && engine.door_of(&spec.id).is_some());
-        for line in ["pip install six", "pip check"] {
-            let argv = line.split(' ').map(|word| word.to_owned().into());
-            let exec = Exec {
-                command: Some(Command {
-                    argv: argv.collect(),
-                    ..Command::default()
-                }),
-                stdout_credit: 100,
-                ..Exec::default()
-            };
-            send(&mut sandbox, to_init::Message::Exec(exec)).await;
-            let (said, end) = until_the_end(&mut sandbox).await;
-            let expected = if line.contains("install") {
-                "Collecting six\n"
-            } else {
-                ""
-            };
-            assert_eq!(said, expected);
-            assert!(matches!(end, from_init::Message::Exited(_)), "{end:?}");
-        }
-        assert_eq!(engine.errands(), ["pip install six", "pip check"]);
-        let fetch = Fetch {
-            max_bytes: 100,
-            credit: 3,
-            ..Fetch::default()
-        };
-        send(&mut sandbox, to_init::Message::Fetch(fetch)).await;
-        let credit = Credit {
-            data: 100,
-            ..Credit::default()
-        };
-        send(&mut sandbox, to_init::Message::Credit(credit)).await;
-        let (tree, end) = until_the_end(&mut sandbox).await;
-        let expected = "[][record][record/errands]pip install six\npip check\n[six.py]six.py";
-        assert_eq!(tree, expected);
-        let bytes = 26 + 6;
-        let fetched = Fetched { bytes, entries: 4 };
-        assert_eq!(end, from_init::Message::Fetched(fetched));
     }
 }

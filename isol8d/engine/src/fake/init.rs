@@ -1,103 +1,158 @@
 //! The init of a fake sandbox: the real protocol, a scripted program.
+//!
+//! One that lasts serves one stream after another. What goes on in it ends with
+//! its stream; what is in [`Insides`] stays.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use isol8_core::ids::SandboxId;
 use isol8_proto::init::{
-    Exec, Exited, Failed, FailureKind, Fetch, FileWritten, FromInit, Hello, Ready, Started,
-    StdinCredit, ToInit, exited::How, from_init, to_init,
+    Done, Exec, Failed, FailureKind, Fetch, FromInit, Hello, Prepare, Ready, ToInit, from_init,
+    to_init,
 };
 use prost::Message;
 use tokio::{
     io::{DuplexStream, ReadHalf, WriteHalf},
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
+    task::yield_now,
 };
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
     FakeEngine, Step,
-    fetch::Leavings,
-    script::{self, Op},
+    insides::{Insides, refusal},
+    writing::{self, Writing},
 };
 use crate::link::{MAX_FRAME_BYTES, PROTOCOL};
 
-/// Output goes in pieces of this size, as from a pipe.
-const PIECE_BYTES: u64 = 64 << 10;
-
 /// Stdin that may be on its way to the program.
-const STDIN_CREDIT_BYTES: u64 = 256 << 10;
+pub(super) const STDIN_CREDIT_BYTES: u64 = 256 << 10;
 
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 
-/// The stream or the program has ended.
-pub(super) struct Gone;
+/// For folders that come without one.
+const USUAL_FOLDER_MODE: u32 = 0o755;
 
-/// What takes init some time.
-enum Order {
-    Exec(Exec),
-    Fetch(Fetch),
+/// What has ended, and cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// The stream, and what went on meanwhile.
+    Stream,
+    /// Init itself, and everything with it.
+    Sandbox,
 }
 
-/// What a frame from the daemon changes for the program.
+/// A new stream for an init that has none.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) stream: DuplexStream,
+    /// Told when init has taken it.
+    pub(super) taken: oneshot::Sender<()>,
+}
+
+/// What a frame from the daemon changes.
 #[derive(Default)]
 pub(super) struct Inbox {
-    orders: VecDeque<Order>,
-    /// The program's file: its path below /sandbox, and what is in it.
-    file: Option<Bytes>,
-    code: Vec<u8>,
-    pub(super) leavings: Leavings,
+    exec: Option<Exec>,
+    /// A program runs or is about to.
+    pub(super) running: bool,
+    fetch: Option<Fetch>,
+    /// A tree is being read or is about to be.
+    fetching: bool,
+    /// The tree is not to be read on.
+    fetch_stopped: Option<Failed>,
+    writing: Option<Writing>,
     pub(super) data_credit: u64,
-    stdout_credit: u64,
-    stderr_credit: u64,
-    stdin: VecDeque<Bytes>,
-    stdin_closed: bool,
-    signals: VecDeque<i32>,
+    pub(super) stdout_credit: u64,
+    pub(super) stderr_credit: u64,
+    pub(super) stdin: VecDeque<Bytes>,
+    pub(super) stdin_closed: bool,
+    pub(super) signals: VecDeque<i32>,
     /// The program handles signals other than SIGKILL.
-    handles_signals: bool,
-    killed_by: Option<i32>,
+    pub(super) handles_signals: bool,
+    pub(super) killed_by: Option<i32>,
     /// Commands from the daemon change nothing any more.
-    deaf: bool,
+    pub(super) deaf: bool,
 }
 
+/// One stream of an init.
 pub(super) struct Init {
-    engine: FakeEngine,
-    id: SandboxId,
+    pub(super) engine: FakeEngine,
+    pub(super) id: SandboxId,
+    lasting: bool,
+    insides: Arc<Mutex<Insides>>,
     inbox: Mutex<Inbox>,
     changed: Notify,
-    killed: Notify,
     out: mpsc::Sender<Bytes>,
 }
 
-/// Serves one sandbox until the stream ends or the task is aborted.
-pub(super) async fn run(engine: FakeEngine, id: SandboxId, stream: DuplexStream) {
-    let (read, write) = tokio::io::split(stream);
-    let mut codec = LengthDelimitedCodec::builder();
-    codec.little_endian().max_frame_length(MAX_FRAME_BYTES);
-    let (out, queue) = mpsc::channel(4);
-    let init = Init {
-        engine,
-        id,
-        inbox: Mutex::default(),
-        changed: Notify::new(),
-        killed: Notify::new(),
-        out,
-    };
-    tokio::select! {
-        () = init.send_all(queue, codec.new_write(write)) => {}
-        _ = init.listen(codec.new_read(read)) => {}
-        _ = init.live() => {}
+/// Where an init comes from and who may call it again.
+pub(super) struct Birth {
+    pub(super) engine: FakeEngine,
+    pub(super) id: SandboxId,
+    pub(super) lasting: bool,
+    /// Most bytes below its two roots.
+    pub(super) rooms: [u64; 2],
+    pub(super) calls: mpsc::Receiver<Call>,
+}
+
+/// Serves one sandbox until it ends or the task is aborted.
+pub(super) async fn run(mut birth: Birth, mut stream: DuplexStream) {
+    let insides = Arc::new(Mutex::new(Insides::new(birth.rooms)));
+    loop {
+        let (out, queue) = mpsc::channel(4);
+        let init = Init {
+            engine: birth.engine.clone(),
+            id: birth.id.clone(),
+            lasting: birth.lasting,
+            insides: Arc::clone(&insides),
+            inbox: Mutex::default(),
+            changed: Notify::new(),
+            out,
+        };
+        let gone = init.serve(stream, queue).await;
+        if gone == Gone::Sandbox || !birth.lasting {
+            return;
+        }
+        let Some(call) = birth.calls.recv().await else {
+            return;
+        };
+        // Who called may have given up since: then the stream ends at once.
+        call.taken.send(()).ok();
+        stream = call.stream;
     }
 }
 
 impl Init {
+    async fn serve(&self, stream: DuplexStream, queue: mpsc::Receiver<Bytes>) -> Gone {
+        let (read, write) = tokio::io::split(stream);
+        let mut codec = LengthDelimitedCodec::builder();
+        codec.little_endian().max_frame_length(MAX_FRAME_BYTES);
+        // In this order, and with a pause after each command: what a command has
+        // begun is seen to have begun before the next one is heard.
+        let result = tokio::select! {
+            biased;
+            () = self.send_all(queue, codec.new_write(write)) => Err(Gone::Stream),
+            ended = self.programs() => ended,
+            ended = self.fetches() => ended,
+            ended = self.listen(codec.new_read(read)) => ended,
+        };
+        let Err(gone) = result;
+        gone
+    }
+
     pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insides(&self) -> MutexGuard<'_, Insides> {
+        self.insides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what the others queue; ends when the daemon is gone.
@@ -118,69 +173,83 @@ impl Init {
         let message = FromInit {
             message: Some(message),
         };
-        let frame = Bytes::from(message.encode_to_vec());
-        self.out.send(frame).await.map_err(|_| Gone)
+        self.send_raw(Bytes::from(message.encode_to_vec())).await
+    }
+
+    pub(super) async fn send_raw(&self, frame: Bytes) -> Result<(), Gone> {
+        self.out.send(frame).await.map_err(|_| Gone::Stream)
     }
 
     async fn listen(
         &self,
         mut frames: FramedRead<ReadHalf<DuplexStream>, LengthDelimitedCodec>,
-    ) -> Result<(), Gone> {
-        self.send(from_init::Message::Hello(Hello {
-            protocol: PROTOCOL,
-            version: "fake".to_owned(),
-            ..Hello::default()
-        }))
-        .await?;
-        loop {
-            let frame: BytesMut = frames.next().await.ok_or(Gone)?.map_err(|_| Gone)?;
-            if self.engine.step(Step::FrameIn).await.is_some() {
-                return Err(Gone);
+    ) -> Result<Infallible, Gone> {
+        let hello = {
+            let insides = self.insides();
+            Hello {
+                protocol: PROTOCOL,
+                version: "fake".to_owned(),
+                token: insides.token.clone(),
+                lasting: self.lasting,
+                parked: insides.parked,
             }
-            let message = ToInit::decode(frame.freeze()).map_err(|_| Gone)?;
-            self.handle(message.message.ok_or(Gone)?).await?;
-            self.changed.notify_one();
-            self.killed.notify_one();
+        };
+        self.send(from_init::Message::Hello(hello)).await?;
+        loop {
+            let frame = frames.next().await.ok_or(Gone::Stream)?;
+            let frame: BytesMut = frame.map_err(|_| Gone::Stream)?;
+            if self.engine.step(Step::FrameIn).await.is_some() {
+                return Err(Gone::Stream);
+            }
+            let message = ToInit::decode(frame.freeze()).map_err(|_| Gone::Stream)?;
+            let message = message.message.ok_or(Gone::Stream)?;
+            if !self.inbox().deaf {
+                self.obey(message).await?;
+            }
+            self.changed.notify_waiters();
+            yield_now().await;
         }
     }
 
-    async fn handle(&self, message: to_init::Message) -> Result<(), Gone> {
-        if self.inbox().deaf {
-            return Ok(());
-        }
+    async fn obey(&self, message: to_init::Message) -> Result<(), Gone> {
         match message {
-            to_init::Message::Prepare(prepare) => {
-                let parked = prepare.parked.is_some() && !self.engine.state().parked_dies;
-                self.send(from_init::Message::Ready(Ready { parked }))
-                    .await?;
-            }
-            to_init::Message::File(file) => {
-                let bytes = {
-                    let mut inbox = self.inbox();
-                    if !file.append {
-                        inbox.code.clear();
-                    }
-                    inbox.code.extend_from_slice(&file.data);
-                    inbox.file = Some(file.path);
-                    inbox.code.len() as u64
+            to_init::Message::Prepare(prepare) => self.prepare(&prepare).await?,
+            to_init::Message::File(piece) => {
+                let taken = {
+                    let (mut inbox, mut insides) = (self.inbox(), self.insides());
+                    writing::take(&mut inbox.writing, &mut insides, &piece)
                 };
-                if file.last {
-                    self.send(from_init::Message::FileWritten(FileWritten { bytes }))
+                if let Some(answer) = taken {
+                    self.answer(answer.map(from_init::Message::FileWritten))
                         .await?;
                 }
             }
-            to_init::Message::Exec(exec) => {
-                let mut inbox = self.inbox();
-                inbox.stdout_credit = exec.stdout_credit;
-                inbox.stderr_credit = exec.stderr_credit;
-                inbox.stdin_closed = !exec.stdin;
-                // They were for another program.
-                inbox.stdin.clear();
-                inbox.signals.clear();
-                inbox.handles_signals = false;
-                inbox.killed_by = None;
-                inbox.orders.push_back(Order::Exec(exec));
+            to_init::Message::Folder(order) => {
+                let mode = match order.mode {
+                    0 => USUAL_FOLDER_MODE,
+                    mode => mode & 0o777,
+                };
+                let made = self
+                    .insides()
+                    .tree_mut(order.root)
+                    .and_then(|tree| tree.make_folder(&order.path, mode));
+                let made = made.map_err(|errno| refusal(errno, &order.path));
+                self.answer(made.map(|()| from_init::Message::Done(Done {})))
+                    .await?;
             }
+            to_init::Message::Remove(order) => {
+                if self.stop_fetch(&busy(true)) {
+                    return Ok(());
+                }
+                let removed = self
+                    .insides()
+                    .tree_mut(order.root)
+                    .and_then(|tree| tree.remove(&order.path, order.recursive));
+                let removed = removed.map_err(|errno| refusal(errno, &order.path));
+                self.answer(removed.map(|()| from_init::Message::Done(Done {})))
+                    .await?;
+            }
+            to_init::Message::Exec(exec) => self.take_exec(exec).await?,
             to_init::Message::Stdin(data) => self.inbox().stdin.push_back(data),
             to_init::Message::CloseStdin(_) => self.inbox().stdin_closed = true,
             to_init::Message::Credit(credit) => {
@@ -197,30 +266,91 @@ impl Init {
                     inbox.killed_by = Some(signal.number);
                 }
             }
-            to_init::Message::KillAll(_) | to_init::Message::KillRun(_) => {
+            to_init::Message::KillAll(_) => {
                 self.inbox().killed_by = Some(SIGKILL);
-            }
-            to_init::Message::Folder(_) | to_init::Message::Remove(_) => {
-                let failed = Failed {
-                    kind: FailureKind::BadPath.into(),
-                    message: "a fake sandbox has no folders".to_owned(),
-                    errno: 0,
+                let mut insides = self.insides();
+                insides.background.clear();
+                insides.parked = false;
+                drop(insides);
+                self.stop_fetch(&Failed {
+                    kind: FailureKind::Other.into(),
+                    message: "stopped before all was read".to_owned(),
+                    errno: libc::ECANCELED,
                     files: true,
-                };
-                self.send(from_init::Message::Failed(failed)).await?;
+                });
             }
-            to_init::Message::Fetch(fetch) => {
-                let mut inbox = self.inbox();
-                inbox.data_credit = fetch.credit;
-                inbox.orders.push_back(Order::Fetch(fetch));
-            }
+            to_init::Message::KillRun(_) => self.inbox().killed_by = Some(SIGKILL),
+            to_init::Message::Fetch(fetch) => self.take_fetch(fetch).await?,
         }
         Ok(())
+    }
+
+    async fn prepare(&self, prepare: &Prepare) -> Result<(), Gone> {
+        let parked = prepare.parked.is_some() && !self.engine.state().parked_dies;
+        {
+            let mut insides = self.insides();
+            if !prepare.token.is_empty() {
+                insides.token = prepare.token.clone();
+            }
+            insides.parked = parked;
+        }
+        self.send(from_init::Message::Ready(Ready { parked })).await
+    }
+
+    async fn take_exec(&self, exec: Exec) -> Result<(), Gone> {
+        if self.inbox().running {
+            return self.send(from_init::Message::Failed(busy(false))).await;
+        }
+        if !self.lasting && self.stop_fetch(&busy(true)) {
+            return Ok(());
+        }
+        let mut inbox = self.inbox();
+        inbox.stdout_credit = exec.stdout_credit;
+        inbox.stderr_credit = exec.stderr_credit;
+        inbox.stdin_closed = !exec.stdin;
+        // They were for another program.
+        inbox.stdin.clear();
+        inbox.signals.clear();
+        inbox.handles_signals = false;
+        inbox.killed_by = None;
+        inbox.running = true;
+        inbox.exec = Some(exec);
+        Ok(())
+    }
+
+    async fn take_fetch(&self, fetch: Fetch) -> Result<(), Gone> {
+        if self.inbox().running && !self.lasting {
+            return self.send(from_init::Message::Failed(busy(true))).await;
+        }
+        if self.stop_fetch(&busy(true)) {
+            return Ok(());
+        }
+        let mut inbox = self.inbox();
+        inbox.data_credit = fetch.credit;
+        inbox.fetching = true;
+        inbox.fetch = Some(fetch);
+        Ok(())
+    }
+
+    /// Ends the reading of a tree with this answer; whether there was one.
+    fn stop_fetch(&self, answer: &Failed) -> bool {
+        let mut inbox = self.inbox();
+        if inbox.fetching {
+            inbox.fetch_stopped = Some(answer.clone());
+        }
+        inbox.fetching
+    }
+
+    async fn answer(&self, answer: Result<from_init::Message, Failed>) -> Result<(), Gone> {
+        self.send(answer.unwrap_or_else(from_init::Message::Failed))
+            .await
     }
 
     /// Waits until `ready` finds in the inbox what it needs.
     pub(super) async fn wait<T>(&self, mut ready: impl FnMut(&mut Inbox) -> Option<T>) -> T {
         loop {
+            // All of one init is one task: nothing happens between the look and
+            // the wait.
             if let Some(found) = ready(&mut self.inbox()) {
                 return found;
             }
@@ -228,207 +358,36 @@ impl Init {
         }
     }
 
-    async fn live(&self) -> Result<(), Gone> {
+    async fn programs(&self) -> Result<Infallible, Gone> {
         loop {
-            match self.wait(|inbox| inbox.orders.pop_front()).await {
-                Order::Exec(exec) => self.exec(&exec).await?,
-                Order::Fetch(fetch) => self.fetch(&fetch).await?,
-            }
+            let exec = self.wait(|inbox| inbox.exec.take()).await;
+            self.exec(&exec).await?;
         }
     }
 
-    async fn exec(&self, exec: &Exec) -> Result<(), Gone> {
-        let code = self.code_of(exec);
-        let ops = ops(&code);
-        if let Some(Op::Refuse(kind)) = ops.first() {
-            return self
-                .send(from_init::Message::Failed(Failed {
-                    kind: *kind,
-                    message: "scripted".to_owned(),
-                    ..Failed::default()
-                }))
-                .await;
-        }
-        self.send(from_init::Message::Started(Started {
-            parked: exec.use_parked,
-            stdin_credit: STDIN_CREDIT_BYTES,
-        }))
-        .await?;
-        let how = tokio::select! {
-            biased;
-            signal = self.killed() => How::Signal(signal),
-            how = self.program(&ops, exec, code.len()) => how?,
-        };
-        self.send(from_init::Message::Exited(Exited {
-            how: Some(how),
-            user_us: 0,
-            system_us: 0,
-            max_rss_bytes: 0,
-        }))
-        .await
-    }
-
-    /// What is in the program's file; for any other command line what the test
-    /// has said about it.
-    fn code_of(&self, exec: &Exec) -> Vec<u8> {
-        let argv = exec.command.iter().flat_map(|command| &command.argv);
-        let argv: Vec<_> = argv.map(|word| String::from_utf8_lossy(word)).collect();
-        let mut inbox = self.inbox();
-        let file = inbox
-            .file
-            .as_ref()
-            .map(|path| String::from_utf8_lossy(path));
-        let file = file.map(|path| format!("/sandbox/{path}"));
-        if file.is_some_and(|file| argv.last().is_some_and(|last| *last == file)) {
-            return std::mem::take(&mut inbox.code);
-        }
-        let command_line = argv.join(" ");
-        inbox.leavings.ran(command_line.clone());
-        drop(inbox);
-        self.engine.errand_of(command_line)
-    }
-
-    async fn killed(&self) -> i32 {
+    async fn fetches(&self) -> Result<Infallible, Gone> {
         loop {
-            if let Some(signal) = self.inbox().killed_by {
-                return signal;
+            let order = self.wait(|inbox| inbox.fetch.take()).await;
+            let answer = tokio::select! {
+                biased;
+                stopped = self.wait(|inbox| inbox.fetch_stopped.take()) => Err(stopped),
+                fetched = self.fetch(&order) => fetched?,
+            };
+            {
+                let mut inbox = self.inbox();
+                inbox.fetching = false;
+                inbox.fetch_stopped = None;
             }
-            self.killed.notified().await;
-        }
-    }
-
-    async fn program(&self, ops: &[Op], exec: &Exec, size: usize) -> Result<How, Gone> {
-        for op in ops {
-            match op {
-                Op::Out(bytes) => self.write(true, bytes).await?,
-                Op::Err(bytes) => self.write(false, bytes).await?,
-                Op::Drip(bytes) => {
-                    for byte in bytes.chunks(1) {
-                        self.write(true, byte).await?;
-                    }
-                }
-                Op::Flood(bytes) => self.flood(true, *bytes).await?,
-                Op::FloodErr(bytes) => self.flood(false, *bytes).await?,
-                Op::Env(name) => self.write(true, &show_env(exec, name)).await?,
-                Op::About => self.write(true, &about(exec, size)).await?,
-                Op::EchoStdin => self.echo().await?,
-                Op::Sleep(ms) => tokio::time::sleep(Duration::from_millis(*ms)).await,
-                Op::SignalWait => {
-                    self.inbox().handles_signals = true;
-                    let signal = self.wait(|inbox| inbox.signals.pop_front()).await;
-                    self.write(true, format!("got {signal}\n").as_bytes())
-                        .await?;
-                }
-                Op::Exit(code) => return Ok(How::Code(*code)),
-                Op::Kill(signal) => return Ok(How::Signal(*signal)),
-                Op::Cpu(us) => self
-                    .engine
-                    .count(&self.id, |c| c.cpu += Duration::from_micros(*us)),
-                Op::Memory(bytes) => self
-                    .engine
-                    .count(&self.id, |c| c.peak_memory_bytes = *bytes),
-                Op::Shmem(bytes) => self.engine.count(&self.id, |c| c.shmem_bytes = *bytes),
-                Op::Oom => {
-                    self.engine.count(&self.id, |c| c.oom_kills += 1);
-                    return Ok(How::Signal(SIGKILL));
-                }
-                Op::OomInit => {
-                    self.engine.count(&self.id, |c| c.oom_kills += 2);
-                    return Err(Gone);
-                }
-                Op::Die => return Err(Gone),
-                Op::Hang => std::future::pending().await,
-                Op::Deaf => {
-                    self.inbox().deaf = true;
-                    std::future::pending().await
-                }
-                Op::Nonsense => {
-                    let garbage = Bytes::from_static(&[0xff; 16]);
-                    self.out.send(garbage).await.map_err(|_| Gone)?;
-                }
-                Op::Place(name) => self.inbox().leavings.place(name),
-                Op::Refuse(_) => {}
-            }
-        }
-        Ok(How::Code(0))
-    }
-
-    async fn write(&self, stdout: bool, bytes: &[u8]) -> Result<(), Gone> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let wanted = (rest.len() as u64).min(PIECE_BYTES);
-            let granted = self
-                .wait(|inbox| {
-                    let credit = if stdout {
-                        &mut inbox.stdout_credit
-                    } else {
-                        &mut inbox.stderr_credit
-                    };
-                    let granted = wanted.min(*credit);
-                    *credit -= granted;
-                    (granted > 0).then_some(granted)
-                })
-                .await;
-            let granted = usize::try_from(granted).expect("a piece fits");
-            let (now, later) = rest.split_at(granted);
-            let data = Bytes::copy_from_slice(now);
-            self.send(if stdout {
-                from_init::Message::Stdout(data)
-            } else {
-                from_init::Message::Stderr(data)
-            })
-            .await?;
-            rest = later;
-        }
-        Ok(())
-    }
-
-    async fn flood(&self, stdout: bool, bytes: u64) -> Result<(), Gone> {
-        let piece = vec![b'x'; usize::try_from(PIECE_BYTES).expect("a piece fits")];
-        let mut left = bytes;
-        while left > 0 {
-            let now = left.min(PIECE_BYTES);
-            let part = &piece[..usize::try_from(now).expect("a piece fits")];
-            self.write(stdout, part).await?;
-            left -= now;
-        }
-        Ok(())
-    }
-
-    async fn echo(&self) -> Result<(), Gone> {
-        loop {
-            let data = self
-                .wait(|inbox| match inbox.stdin.pop_front() {
-                    Some(data) => Some(Some(data)),
-                    None => inbox.stdin_closed.then_some(None),
-                })
-                .await;
-            let Some(data) = data else { return Ok(()) };
-            self.write(true, &data).await?;
-            self.send(from_init::Message::StdinCredit(StdinCredit {
-                bytes: data.len() as u64,
-            }))
-            .await?;
+            self.answer(answer.map(from_init::Message::Fetched)).await?;
         }
     }
 }
 
-fn ops(code: &[u8]) -> Vec<Op> {
-    let text = String::from_utf8_lossy(code);
-    text.lines().filter_map(script::parse).collect()
-}
-
-fn show_env(exec: &Exec, name: &str) -> Vec<u8> {
-    let env = exec.command.iter().flat_map(|command| &command.env);
-    let mut found = env.filter(|var| var.name == name.as_bytes());
-    match found.next() {
-        Some(var) => format!("{name}={}\n", String::from_utf8_lossy(&var.value)).into_bytes(),
-        None => format!("{name} unset\n").into_bytes(),
+fn busy(files: bool) -> Failed {
+    Failed {
+        kind: FailureKind::Other.into(),
+        message: "the sandbox is busy".to_owned(),
+        errno: libc::EBUSY,
+        files,
     }
-}
-
-fn about(exec: &Exec, size: usize) -> Vec<u8> {
-    let argv = exec.command.iter().flat_map(|command| &command.argv);
-    let argv: Vec<_> = argv.map(|arg| String::from_utf8_lossy(arg)).collect();
-    format!("{size} {} parked={}\n", argv.join(" "), exec.use_parked).into_bytes()
 }

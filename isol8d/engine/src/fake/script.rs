@@ -16,10 +16,16 @@
 //! | `oom` | the memory limit kills it |
 //! | `oom-init` | the memory limit kills it and init |
 //! | `die` | the connection is lost |
+//! | `perish` | init ends, and with it the sandbox |
 //! | `hang` | waits until it is killed |
 //! | `deaf` | init answers nothing any more |
 //! | `nonsense` | init sends what is no message |
 //! | `place NAME` | leaves a file of this name to be fetched |
+//! | `write PATH TEXT` | puts the text and a line feed into a file: below /sandbox, or `/tmp/…` |
+//! | `link PATH TARGET` | makes a symbolic link |
+//! | `read PATH` | writes what is in the file, or `no PATH` |
+//! | `background NAME` | leaves a process of this name that does not end with the program |
+//! | `ps` | writes the names of such processes, one a line |
 //! | `refuse KIND` | init does not start it, with this number of `FailureKind` |
 //!
 //! Any other line does nothing, so a program can be as long as a test wants.
@@ -71,6 +77,18 @@ pub enum Op {
     Nonsense,
     /// Leave a file to be fetched.
     Place(String),
+    /// End with init and everything else in the sandbox.
+    Perish,
+    /// Put bytes into a file.
+    Write(String, Vec<u8>),
+    /// Make a symbolic link.
+    Link(String, String),
+    /// Show a file.
+    Read(String),
+    /// Leave a process.
+    Background(String),
+    /// Show what earlier programs left.
+    Processes,
     /// Init refuses to start the program.
     Refuse(i32),
 }
@@ -104,6 +122,18 @@ pub fn parse(line: &str) -> Option<Op> {
         "deaf" => Op::Deaf,
         "nonsense" => Op::Nonsense,
         "place" => Op::Place(rest.to_owned()),
+        "perish" => Op::Perish,
+        "write" => {
+            let (path, text) = rest.split_once(' ').unwrap_or((rest, ""));
+            Op::Write(path.to_owned(), format!("{text}\n").into_bytes())
+        }
+        "link" => {
+            let (path, target) = rest.split_once(' ')?;
+            Op::Link(path.to_owned(), target.to_owned())
+        }
+        "read" => Op::Read(rest.to_owned()),
+        "background" => Op::Background(rest.to_owned()),
+        "ps" => Op::Processes,
         "refuse" => Op::Refuse(rest.parse().ok()?),
         _ => return None,
     })
