@@ -4,8 +4,8 @@
 //! Reading order: how an engine is asked ([`client`]), what a container is from
 //! its creation to its removal ([`container`]), who is responsible for it
 //! meanwhile ([`live`]), what it has used ([`accounting`]); then images
-//! ([`image`], [`pull`], [`builder`], [`build`], [`packed`], [`derive`], [`custom`]) and what
-//! can be wrong ([`doctor`]).
+//! ([`image`], [`pull`], [`builder`], [`build`], [`packed`], [`derive`], [`custom`],
+//! [`removal`]) and what can be wrong ([`doctor`]).
 //!
 //! A sandbox is made by a task of its own, which a dropped future does not
 //! stop: it sees that nobody wants its work, and undoes it. The engine has no
@@ -54,6 +54,7 @@ mod image;
 mod live;
 mod packed;
 mod pull;
+mod removal;
 
 use client::{ASK, Client, PING, REMOVE, UPDATE};
 pub use custom::alias;
@@ -269,11 +270,11 @@ impl Engine for DockerEngine {
     }
 
     async fn image_names(&self) -> Result<Vec<String>, Failure> {
-        Ok(Vec::new())
+        self.0.own_names().await
     }
 
-    async fn remove_image(&self, _name: &str) -> Result<(), Failure> {
-        Ok(())
+    async fn remove_image(&self, name: &str) -> Result<(), Failure> {
+        self.0.remove_own(name).await
     }
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {

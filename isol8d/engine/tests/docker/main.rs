@@ -15,4 +15,5 @@ mod images;
 mod life;
 mod network;
 mod packages;
+mod removal;
 mod trouble;
