@@ -4,31 +4,57 @@
 //! other. A daemon whose lock is not to be found is taken to live: it may be in
 //! another container or belong to another user, and nothing of a live daemon is
 //! ever removed by a stranger.
+//!
+//! In its lock a daemon says which sandboxes others must leave alone when it is
+//! dead, and until when: they last, and their daemon may come back for them.
 
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    io::{self, Read as _},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use isol8_core::{
     failure::{Failure, FailureKind},
-    ids::DaemonId,
+    ids::{DaemonId, SandboxId},
 };
 
 /// Where root's daemons are announced. Readable by everybody.
 const ROOTS: &str = "/run/isol8-daemons";
 /// The locks of dead daemons are kept for so long, that others can learn of it.
 const TOMBSTONE_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The first byte of a lock in which what is spared stands, and of one in which
+/// it is just being written.
+const WHOLE: u8 = b'#';
+const HALF: u8 = b'!';
+/// The longest that is read of what a daemon spares: thousands of sandboxes.
+const MAX_SPARED_BYTES: u64 = 1 << 20;
 
 /// This daemon lives while a clone of this lives.
 #[derive(Debug, Clone)]
 pub struct Presence {
-    _lock: Arc<File>,
+    lock: Arc<Lock>,
+}
+
+#[derive(Debug)]
+struct Lock {
+    file: File,
+    /// One writes at a time.
+    writing: Mutex<()>,
+}
+
+/// A sandbox that others must leave alone when its daemon is dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spared {
+    /// Which one.
+    pub id: SandboxId,
+    /// From then on it may be removed, to the second.
+    pub until: SystemTime,
 }
 
 impl Presence {
@@ -43,14 +69,14 @@ impl Presence {
     }
 
     fn announce_in(folder: &Path, daemon: &DaemonId) -> Result<Self, Failure> {
-        static ANNOUNCED: Mutex<Option<HashMap<PathBuf, Weak<File>>>> = Mutex::new(None);
+        static ANNOUNCED: Mutex<Option<HashMap<PathBuf, Weak<Lock>>>> = Mutex::new(None);
 
         let path = lock_path(folder, daemon);
         let mut announced = ANNOUNCED.lock().unwrap_or_else(PoisonError::into_inner);
         let announced = announced.get_or_insert_default();
         announced.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = announced.get(&path).and_then(Weak::upgrade) {
-            return Ok(Self { _lock: lock });
+            return Ok(Self { lock });
         }
         make_folder(folder).map_err(|error| unusable(folder).because(&error))?;
         bury_old(folder);
@@ -72,10 +98,94 @@ impl Presence {
             }
             Err(TryLockError::Error(error)) => return Err(unusable(&path).because(&error)),
         }
-        let lock = Arc::new(lock);
+        let lock = Arc::new(Lock {
+            file: lock,
+            writing: Mutex::new(()),
+        });
         announced.insert(path, Arc::downgrade(&lock));
-        Ok(Self { _lock: lock })
+        Ok(Self { lock })
     }
+
+    /// Says which sandboxes others must leave alone, and no others, when this
+    /// daemon is dead. Until then, what an earlier process of it said holds.
+    ///
+    /// # Errors
+    /// When it cannot be written: then all sandboxes of this daemon are spared.
+    pub fn spare(&self, spared: &[Spared]) -> io::Result<()> {
+        let mut text = String::from("\n");
+        for Spared { id, until } in spared {
+            let until = until.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let until = until.as_secs() + u64::from(until.subsec_nanos() > 0);
+            writeln!(text, "{id} {until}").map_err(io::Error::other)?;
+        }
+        let writing = self.lock.writing.lock();
+        let _writing = writing.unwrap_or_else(PoisonError::into_inner);
+        let file = &self.lock.file;
+        // It may end at any point: what is half written spares all.
+        file.write_all_at(&[HALF], 0)?;
+        file.write_all_at(text.as_bytes(), 1)?;
+        file.set_len(1 + text.len() as u64)?;
+        file.write_all_at(&[WHOLE], 0)
+    }
+}
+
+/// Whether a daemon that is dead wants one of its sandboxes to be left alone.
+/// What cannot be read or understood spares all of them.
+#[must_use]
+pub fn spares(daemon: &DaemonId, sandbox: &SandboxId) -> bool {
+    let folders = [PathBuf::from(ROOTS), own_folder()];
+    spares_in(&folders, daemon, sandbox, SystemTime::now())
+}
+
+fn spares_in(folders: &[PathBuf], daemon: &DaemonId, sandbox: &SandboxId, now: SystemTime) -> bool {
+    let mut found = false;
+    for folder in folders {
+        let text = match File::open(lock_path(folder, daemon)) {
+            Ok(lock) => read_spared(&lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => Err(error),
+        };
+        found = true;
+        let spared = text.ok().and_then(|text| parse_spared(&text));
+        let Some(spared) = spared else {
+            return true;
+        };
+        if spared
+            .iter()
+            .any(|one| one.id == *sandbox && one.until > now)
+        {
+            return true;
+        }
+    }
+    !found
+}
+
+fn read_spared(lock: &File) -> io::Result<String> {
+    let mut text = String::new();
+    let read = lock.take(MAX_SPARED_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_SPARED_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
+}
+
+/// `None` for what no daemon of this kind has written whole.
+fn parse_spared(text: &str) -> Option<Vec<Spared>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let lines = text.strip_prefix(char::from(WHOLE))?.strip_prefix('\n')?;
+    if !lines.is_empty() && !lines.ends_with('\n') {
+        return None;
+    }
+    let line = |line: &str| {
+        let (id, until) = line.split_once(' ')?;
+        Some(Spared {
+            id: SandboxId::parse(id)?,
+            until: UNIX_EPOCH.checked_add(Duration::from_secs(until.parse().ok()?))?,
+        })
+    };
+    lines.lines().map(line).collect()
 }
 
 /// Whether a daemon lives, or may live.
@@ -205,6 +315,74 @@ mod tests {
         drop(Presence::announce_in(folder.path(), &daemon).unwrap());
         assert!(!is_alive_in(&[folder.path().to_owned()], &daemon));
         let _mine = Presence::announce_in(folder.path(), &daemon).unwrap();
+    }
+
+    #[test]
+    fn a_dead_daemon_has_its_sandboxes_spared_for_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [folder.path().to_owned(), folder.path().join("none")];
+        let daemon = DaemonId::random();
+        let [one, other, stranger] = [(); 3].map(|()| SandboxId::random());
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let spares = |id: &SandboxId, now| spares_in(&folders, &daemon, id, now);
+        assert!(spares(&one, now), "nothing is known of its daemon");
+
+        let presence = Presence::announce_in(folder.path(), &daemon).unwrap();
+        assert!(!spares(&one, now), "it never said so");
+        let until = |id: &SandboxId, seconds: u64| Spared {
+            id: id.clone(),
+            until: now + Duration::from_millis(seconds * 1000 - 1),
+        };
+        presence
+            .spare(&[until(&one, 10), until(&other, 99)])
+            .unwrap();
+        drop(presence);
+        assert!(spares(&one, now) && spares(&other, now));
+        assert!(!spares(&stranger, now));
+        let later = now + Duration::from_secs(10);
+        assert!(!spares(&one, later) && spares(&other, later));
+
+        let presence = Presence::announce_in(folder.path(), &daemon).unwrap();
+        assert!(spares(&one, now), "until it says otherwise");
+        presence.spare(&[until(&other, 99)]).unwrap();
+        assert!(!spares(&one, now) && spares(&other, now));
+        presence.spare(&[]).unwrap();
+        assert!(!spares(&other, now));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_spares_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [folder.path().to_owned()];
+        let daemon = DaemonId::random();
+        let id = SandboxId::random();
+        let other = SandboxId::random();
+        let path = lock_path(folder.path(), &daemon);
+        let spares = |text: &[u8]| {
+            fs::write(&path, text).unwrap();
+            spares_in(&folders, &daemon, &id, UNIX_EPOCH)
+        };
+        assert!(!spares(b""));
+        assert!(!spares(b"#\n"));
+        assert!(!spares(format!("#\n{other} 5\n").as_bytes()));
+        let long = "x".repeat(2 << 20);
+        for text in [
+            format!("!\n{other} 5\n"),
+            format!("#\n{other} 5"),
+            format!("#\n{other}\n"),
+            format!("#\n{other} x\n"),
+            format!("#\n{other} 18446744073709551615\n"),
+            format!("{other} 5\n"),
+            "#\nsomething new\n".to_owned(),
+            "#".to_owned(),
+            long,
+        ] {
+            assert!(spares(text.as_bytes()), "{text:.80}");
+        }
+        assert!(spares(&[b'#', b'\n', 0xff]));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(spares_in(&folders, &daemon, &id, UNIX_EPOCH), "unreadable");
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! The kernel counts inotify watches, pending signals and more per host uid, so
 //! two sandboxes with one uid could starve each other. A range belongs to one
 //! process for as long as it holds the lock of the range.
+//!
+//! Lasting sandboxes outlive their daemon, and the range may be another's by then:
+//! a uid under which something runs when the range is taken is never handed out.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -43,7 +46,8 @@ struct Range {
 
 #[derive(Debug)]
 struct Taken {
-    slots: Vec<bool>,
+    /// How many hold each uid.
+    slots: Vec<u32>,
     /// Where the search begins: a uid that was given back rests for a whole
     /// round before it is used again.
     next: usize,
@@ -75,7 +79,7 @@ impl Drop for SlotUid {
     fn drop(&mut self) {
         if let Some(range) = &self.range {
             let slot = (self.uid - range.first) as usize;
-            range.taken().slots[slot] = false;
+            range.taken().slots[slot] -= 1;
         }
     }
 }
@@ -149,7 +153,13 @@ impl UidRange {
     }
 
     fn new(first: u32, lock: Option<File>) -> Self {
-        let slots = vec![false; RANGE as usize];
+        let mut slots = vec![0; RANGE as usize];
+        for uid in uids_at_work() {
+            if let Some(slot) = slot_of(first, uid) {
+                // Held by nobody who could give it back.
+                slots[slot] = 1;
+            }
+        }
         // A restarted daemon begins elsewhere, so that it does not meet what its
         // predecessor left. A hasher's random key is random enough for that.
         let random = RandomState::new().hash_one(first) % u64::from(RANGE);
@@ -170,14 +180,14 @@ impl UidRange {
         let size = taken.slots.len();
         let free = (0..size)
             .map(|offset| (taken.next + offset) % size)
-            .find(|slot| !taken.slots[*slot]);
+            .find(|slot| taken.slots[*slot] == 0);
         let Some(slot) = free else {
             return Err(Failure::new(
                 FailureKind::AtCapacity,
                 format!("all {RANGE} sandbox uids are in use"),
             ));
         };
-        taken.slots[slot] = true;
+        taken.slots[slot] = 1;
         taken.next = (slot + 1) % size;
         let offset = u32::try_from(slot).expect("a range has 4096 slots");
         Ok(SlotUid {
@@ -186,11 +196,50 @@ impl UidRange {
         })
     }
 
+    /// Keeps a uid that a sandbox has already from being leased, for as long as
+    /// what is given lives. One of another range is [`SlotUid::fixed`].
+    #[must_use]
+    pub fn reserve(&self, uid: u32) -> SlotUid {
+        let Some(slot) = slot_of(self.0.first, uid) else {
+            return SlotUid::fixed(uid);
+        };
+        self.0.taken().slots[slot] += 1;
+        SlotUid {
+            uid,
+            range: Some(Arc::clone(&self.0)),
+        }
+    }
+
     /// The first and the last uid.
     #[must_use]
     pub fn bounds(&self) -> (u32, u32) {
         (self.0.first, self.0.first + RANGE - 1)
     }
+}
+
+fn slot_of(first: u32, uid: u32) -> Option<usize> {
+    let offset = uid.checked_sub(first)?;
+    (offset < RANGE).then_some(offset as usize)
+}
+
+/// The uids of all processes that can be seen. What has ended meanwhile is passed
+/// over.
+fn uids_at_work() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+    });
+    // Not the owner of the folder: that of an init, which is not dumpable, is root.
+    let status = processes.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    status.flat_map(|status| uids_in(&status)).collect()
+}
+
+/// Real, effective, saved and file system uid.
+fn uids_in(status: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let words = line.unwrap_or_default().split_whitespace();
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Makes the folder of the locks and refuses one that somebody else could have
@@ -267,6 +316,60 @@ mod tests {
         let freed = slots[7].get();
         drop(slots.into_iter().nth(7));
         assert!(range.lease().is_ok(), "{freed} and the others are free");
+    }
+
+    #[test]
+    fn a_uid_that_a_sandbox_has_already_is_not_leased() {
+        let range = UidRange::new(FIRST, None);
+        let (first, last) = range.bounds();
+        let reserved = range.reserve(last);
+        let again = range.reserve(last);
+        let leases = || (1..RANGE).map(|_| range.lease()).collect::<Vec<_>>();
+        let others = leases();
+        assert!(others.iter().flatten().all(|slot| slot.get() != last));
+        assert_eq!(range.lease().unwrap_err().kind, FailureKind::AtCapacity);
+        drop(reserved);
+        assert!(range.lease().is_err(), "the other one holds it");
+        drop(again);
+        assert_eq!(range.lease().unwrap().get(), last);
+        for outside in [first - 1, last + 1, 0] {
+            assert_eq!(range.reserve(outside).get(), outside);
+        }
+        drop(others);
+        assert_eq!(leases().iter().flatten().count(), RANGE as usize - 1);
+    }
+
+    /// Only root has processes of other uids.
+    #[test]
+    fn a_uid_under_which_something_runs_is_never_leased() {
+        use std::os::unix::process::CommandExt;
+
+        // A range of no daemon's, and another for each process that tests.
+        let index = RANGES_UNPRIVILEGED + std::process::id() % 1000;
+        let first = FIRST_UNPRIVILEGED + index * RANGE;
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut left = std::process::Command::new("sleep")
+            .arg("600")
+            .uid(first + 5)
+            .spawn()
+            .unwrap();
+        let range = UidRange::new(first, None);
+        left.kill().unwrap();
+        left.wait().unwrap();
+        let adopted = range.reserve(first + 5);
+        let leases: Vec<SlotUid> = (1..RANGE).map(|_| range.lease().unwrap()).collect();
+        assert!(leases.iter().all(|slot| slot.get() != first + 5));
+        drop(adopted);
+        assert!(range.lease().is_err(), "it stays taken in this process");
+    }
+
+    #[test]
+    fn every_uid_of_a_process_counts() {
+        let status = "Name:\tx\nUid:\t1000\t0\t0\t7\nGid:\t5\t5\t5\t5\n";
+        assert_eq!(uids_in(status), [1000, 0, 0, 7]);
+        assert_eq!(uids_in("Name:\tx\n"), [0_u32; 0]);
     }
 
     #[test]
