@@ -1,14 +1,18 @@
-//! Files and folders that the daemon makes.
+//! Files, folders and links that the daemon makes.
 //!
 //! A file is written under another name and takes its own with its last piece:
 //! whoever looks sees the old one or the whole new one, and what is never
-//! finished leaves nothing.
+//! finished leaves nothing. A link is made in the same way.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     hash::{BuildHasher as _, RandomState},
     io::Write as _,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -17,7 +21,7 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, renameat},
     sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat},
-    unistd::{UnlinkatFlags, unlinkat},
+    unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
 
 use crate::{
@@ -29,7 +33,10 @@ use crate::{
 const USUAL_MODE: u32 = 0o644;
 const USUAL_FOLDER_MODE: u32 = 0o755;
 
-/// Names that are tried for an unfinished file. A second one is needed only when
+/// The longest that the kernel takes, which counts a NUL as well.
+const MOST_LINK_BYTES: usize = 4095;
+
+/// Names that are tried for what is unfinished. A second one is needed only when
 /// somebody inside has guessed the first.
 const MOST_NAMES: u32 = 16;
 
@@ -144,7 +151,7 @@ impl Target {
     fn create(root: Root, path: &[u8], mode: u32) -> Result<Self, Errno> {
         let (folders, name) = place::parts(path).ok_or(Errno::EINVAL)?;
         let folder = root.make(&folders)?;
-        check_free(&folder, &name)?;
+        check_free(&folder, &name, REGULAR)?;
         let (unfinished, file) = create_unfinished(&folder)?;
         let target = Self {
             folder,
@@ -160,7 +167,7 @@ impl Target {
     /// Gives it its name. A regular file of that name is replaced, not written
     /// into: who has it open keeps the old one.
     fn finish(&mut self) -> Result<(), Errno> {
-        check_free(&self.folder, &self.name)?;
+        check_free(&self.folder, &self.name, REGULAR)?;
         let unfinished = self.unfinished.as_ref().ok_or(Errno::EINVAL)?;
         renameat(&self.folder, unfinished, &self.folder, &self.name)?;
         self.unfinished = None;
@@ -177,13 +184,17 @@ impl Drop for Target {
     }
 }
 
-/// Nothing but a regular file may be replaced. Between this look and the rename
+/// What a file may replace, and what a link may.
+const REGULAR: &[SFlag] = &[SFlag::S_IFREG];
+const REGULAR_OR_LINK: &[SFlag] = &[SFlag::S_IFREG, SFlag::S_IFLNK];
+
+/// Nothing but these kinds may be replaced. Between this look and the rename
 /// somebody inside may still put something there; what a rename then replaces is
 /// that thing and not where it leads.
-fn check_free(folder: &OwnedFd, name: &Path) -> Result<(), Errno> {
+fn check_free(folder: &OwnedFd, name: &Path, kinds: &[SFlag]) -> Result<(), Errno> {
     match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => Ok(()),
-        Ok(stat) if place::kind(&stat) == SFlag::S_IFREG => Ok(()),
+        Ok(stat) if kinds.contains(&place::kind(&stat)) => Ok(()),
         Ok(_) => Err(Errno::EEXIST),
         Err(errno) => Err(errno),
     }
@@ -192,12 +203,18 @@ fn check_free(folder: &OwnedFd, name: &Path) -> Result<(), Errno> {
 fn create_unfinished(folder: &OwnedFd) -> Result<(PathBuf, File), Errno> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let private = Mode::from_bits_truncate(0o600);
+    let (name, file) = with_free_name(|name| place::beneath(folder, name, flags, private))?;
+    Ok((name, file.into()))
+}
+
+/// Makes something under a name that nothing has.
+fn with_free_name<T>(make: impl Fn(&Path) -> Result<T, Errno>) -> Result<(PathBuf, T), Errno> {
     let mut taken = Errno::EEXIST;
     for _ in 0..MOST_NAMES {
         let random = RandomState::new().hash_one(());
         let name = PathBuf::from(format!(".isol8-{random:016x}"));
-        match place::beneath(folder, &name, flags, private) {
-            Ok(file) => return Ok((name, file.into())),
+        match make(&name) {
+            Ok(made) => return Ok((name, made)),
             Err(errno @ (Errno::EEXIST | Errno::ELOOP)) => taken = errno,
             Err(errno) => return Err(errno),
         }
@@ -240,4 +257,28 @@ pub(crate) fn make_folder(order: &isol8_proto::init::Folder) -> Result<(), Faile
         Ok(())
     };
     make().map_err(|errno| why(errno, "folder", &order.path, order.root))
+}
+
+/// Makes a link, whatever it leads to, and the folders above it.
+///
+/// # Errors
+/// `BAD_PATH` where something else is than a file or a link, and for a target that
+/// no link can have; `NO_SPACE` on a full file system.
+pub(crate) fn make_link(order: &isol8_proto::init::Symlink) -> Result<(), Failed> {
+    let make = || {
+        let root = Root::named(order.root)?;
+        let (folders, name) = place::parts(&order.path).ok_or(Errno::EINVAL)?;
+        let target = &order.target[..];
+        if target.is_empty() || target.contains(&0) || target.len() > MOST_LINK_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        let target = OsStr::from_bytes(target);
+        let folder = root.make(&folders)?;
+        check_free(&folder, &name, REGULAR_OR_LINK)?;
+        let (unfinished, ()) = with_free_name(|name| symlinkat(target, &folder, name))?;
+        renameat(&folder, &unfinished, &folder, &name).inspect_err(|_| {
+            let _gone_is_fine = unlinkat(&folder, &unfinished, UnlinkatFlags::NoRemoveDir);
+        })
+    };
+    make().map_err(|errno| why(errno, "link", &order.path, order.root))
 }

@@ -227,6 +227,7 @@ impl Supervisor {
             to_init::Message::Prepare(prepare) => self.prepare(prepare)?,
             to_init::Message::File(piece) => self.write(&piece)?,
             to_init::Message::Folder(order) => self.make_folder(&order)?,
+            to_init::Message::Symlink(order) => self.make_link(&order)?,
             to_init::Message::Remove(order) => self.begin_removal(&order)?,
             to_init::Message::Exec(exec) => self.exec(exec)?,
             to_init::Message::Stdin(bytes) => {

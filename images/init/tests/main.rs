@@ -10,6 +10,7 @@ mod files;
 mod flow;
 mod folders;
 mod lasting;
+mod links;
 mod names;
 mod parked;
 mod runs;

@@ -1,6 +1,6 @@
 //! The commands about files. Each is answered once.
 
-use isol8_proto::init::{Done, Failed, File, Folder, Remove, from_init};
+use isol8_proto::init::{Done, Failed, File, Folder, Remove, Symlink, from_init};
 
 use super::{Supervisor, busy};
 use crate::{
@@ -20,6 +20,11 @@ impl Supervisor {
 
     pub(super) fn make_folder(&mut self, order: &Folder) -> Result<(), LinkError> {
         let made = file::make_folder(order);
+        self.answer(made.map(|()| from_init::Message::Done(Done {})))
+    }
+
+    pub(super) fn make_link(&mut self, order: &Symlink) -> Result<(), LinkError> {
+        let made = file::make_link(order);
         self.answer(made.map(|()| from_init::Message::Done(Done {})))
     }
 
