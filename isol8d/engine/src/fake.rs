@@ -26,6 +26,7 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     ids::{DaemonId, SandboxId},
     outcome::Counters,
+    runtime::Runtime,
     sandbox::{EngineKind, ImageName, Limits, SandboxSpec},
 };
 use tokio::sync::mpsc;
@@ -37,6 +38,7 @@ use crate::ImageInfo;
 
 mod engine;
 mod fetch;
+mod images;
 mod init;
 mod insides;
 mod program;
@@ -73,6 +75,8 @@ pub enum Step {
     BuildImage,
     /// [`Engine::images`].
     Images,
+    /// [`Engine::remove_image`].
+    RemoveImage,
     /// Init took a frame and has not acted on it.
     FrameIn,
     /// Init is about to send a frame.
@@ -138,6 +142,8 @@ struct State {
     parkable: bool,
     customs: Vec<ImageInfo>,
     derived: BTreeSet<ImageName>,
+    /// Those whose base image is not there.
+    removed: BTreeSet<Runtime>,
     /// Scripts of errands, by a part of their command line.
     errand_scripts: Vec<(String, String)>,
     errands: Vec<String>,
@@ -175,6 +181,7 @@ impl FakeEngine {
                 parkable: true,
                 customs: Vec::new(),
                 derived: BTreeSet::new(),
+                removed: BTreeSet::new(),
                 errand_scripts: Vec::new(),
                 errands: Vec::new(),
                 listening: false,

@@ -190,11 +190,13 @@ impl Engine for FakeEngine {
     }
 
     async fn image_names(&self) -> Result<Vec<String>, Failure> {
-        Ok(Vec::new())
+        self.call(Step::Images).await?;
+        Ok(self.own_names())
     }
 
-    async fn remove_image(&self, _name: &str) -> Result<(), Failure> {
-        Ok(())
+    async fn remove_image(&self, name: &str) -> Result<(), Failure> {
+        self.call(Step::RemoveImage).await?;
+        self.remove_own(name)
     }
 
     async fn set_limits(&self, id: &SandboxId, limits: &Limits) -> Result<(), Failure> {
@@ -284,9 +286,10 @@ impl Engine for FakeEngine {
     ) -> Result<Built, Failure> {
         self.call(Step::BuildImage).await?;
         progress("step 1");
+        let missing = self.state().removed.remove(&runtime);
         Ok(Built {
             image: image(runtime),
-            built: force,
+            built: force || missing,
         })
     }
 
