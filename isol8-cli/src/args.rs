@@ -2,6 +2,8 @@
 //! are judged in [`crate::plan`], where a message can say more than clap can,
 //! and where a secret in a wrong place stays out of it.
 
+mod session;
+
 use std::{ffi::OsString, io, path::PathBuf};
 
 use clap::{
@@ -14,6 +16,8 @@ use crate::{
     console::Console,
     exit::{EXIT_CODES, Exit},
 };
+
+pub(crate) use session::SessionCommand;
 
 /// Runs code you do not trust in a sandbox of its own, in milliseconds.
 #[derive(Debug, Parser)]
@@ -29,13 +33,21 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a program in a fresh sandbox
+    /// Run a program in a fresh sandbox, or in a session
     #[command(after_help = EXIT_CODES)]
     Run(Box<RunArgs>),
     /// Build the base images of the Docker engine, and custom ones with packages
     Setup(SetupArgs),
     /// Build a custom image: a base image with packages in it
     Build(BuildArgs),
+    /// List and remove sessions, and copy files into them and out of them
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Remove every sandbox that no run and no session in use needs
+    ///
+    /// Sessions that are idle go too, with the files in them. Shows what would
+    /// go and asks first. Ends with 125 if something could not be removed.
+    Cleanup(CleanupArgs),
     /// Show the resolved configuration and where it came from
     Config(ConfigArgs),
     /// Show the daemon, its engines and its pool
@@ -84,6 +96,22 @@ pub(crate) struct ConfigArgs {
     /// Print the JSON Schema of the configuration file
     #[arg(long)]
     pub(crate) schema: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CleanupArgs {
+    /// Do not ask
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) force: bool,
+    /// Remove the images of isol8 as well
+    #[arg(long)]
+    pub(crate) images: bool,
+    /// Show what would go, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -266,13 +294,15 @@ pub(crate) struct RunArgs {
         help_heading = "Sandbox"
     )]
     pub(crate) secret: Vec<String>,
-    /// Run in the session (not there yet)
+    /// Run in a session: a sandbox that stays, with its files and background
+    /// processes, until it is removed
     #[arg(long, help_heading = "Sandbox")]
     pub(crate) persistent: bool,
-    /// Which session to run in (not there yet)
+    /// Which session, brings `--persistent` [default: default]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub(crate) session: Option<String>,
-    /// Keep the sandbox after the run (not there yet)
+    /// Keep the sandbox after the run, to look into it; with a session, after it
+    /// was removed
     #[arg(long, help_heading = "Sandbox")]
     pub(crate) persist: bool,
 
@@ -300,6 +330,13 @@ pub(crate) struct RunArgs {
         help_heading = "Remote"
     )]
     pub(crate) key: Option<String>,
+}
+
+impl RunArgs {
+    /// Whether the run is in a session, and not in a sandbox of its own.
+    pub(crate) fn in_session(&self) -> bool {
+        self.persistent || self.session.is_some()
+    }
 }
 
 /// Answers `--help` and `--version`, and prints what clap found wrong.

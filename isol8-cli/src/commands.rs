@@ -1,12 +1,14 @@
 //! One file per command.
 
 mod build;
+mod cleanup;
 mod completions;
 mod config;
 mod daemon;
 mod doctor;
 mod progress;
 mod run;
+mod session;
 mod setup;
 mod status;
 mod table;
@@ -27,6 +29,8 @@ pub(crate) fn perform(command: Command, console: &Console) -> Result<Exit, Failu
         Command::Run(args) => run::run(*args, &paths, console),
         Command::Setup(args) => wait(setup::setup(&args, &paths, console)),
         Command::Build(args) => wait(build::build(&args, &paths, console)),
+        Command::Session(command) => wait(session::session(command, &paths, console)),
+        Command::Cleanup(args) => wait(cleanup::cleanup(&args, &paths, console)),
         Command::Config(args) => config::config(&args),
         Command::Status { json } => wait(status::status(json, &paths, console)),
         Command::Doctor { json } => wait(doctor::doctor(json, &paths, console)),

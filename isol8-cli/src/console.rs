@@ -61,6 +61,11 @@ impl Console {
         self.write(format_args!("{}\n", printable(text)));
     }
 
+    /// A question: the answer is typed on the same line.
+    pub(crate) fn prompt(&self, text: &str) {
+        self.write(format_args!("{text}"));
+    }
+
     /// What isol8 is doing, for `--debug`. Never code, values or secrets.
     pub(crate) fn debug(&self, what: fmt::Arguments<'_>) {
         if self.debug {
@@ -105,6 +110,35 @@ pub(crate) fn printable(text: &str) -> String {
     clean
 }
 
+/// A name from inside of a sandbox on one line: what steers a terminal or turns
+/// the text around is escaped, and so is what is no text.
+pub(crate) fn visible(name: &[u8]) -> String {
+    let mut clean = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => clean.push_str("\\\\"),
+                c if c.is_control() || is_invisible(c) => clean.extend(c.escape_default()),
+                c => clean.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            clean.extend(byte.escape_ascii().map(char::from));
+        }
+    }
+    clean
+}
+
+/// Marks of direction, joiners, separators of lines: they change how the rest is
+/// shown and are not seen themselves.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +151,20 @@ mod tests {
         );
         assert_eq!(printable("one\r\ntwo\n"), "one\n  two");
         assert_eq!(printable("日本\tx"), "日本\tx");
+    }
+
+    #[test]
+    fn a_name_from_inside_is_one_line_of_what_can_be_seen() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"a.txt", "a.txt"),
+            ("日本 x".as_bytes(), "日本 x"),
+            (b"a\nb\x1b[2J", "a\\nb\\u{1b}[2J"),
+            (b"a\\nb", "a\\\\nb"),
+            (b"\xff\xfe!", "\\xff\\xfe!"),
+            ("gnp.\u{202e}exe".as_bytes(), "gnp.\\u{202e}exe"),
+        ];
+        for (name, shown) in cases {
+            assert_eq!(visible(name), shown);
+        }
     }
 }

@@ -19,12 +19,16 @@ use isol8_core::{
     failure::{Failure, FailureKind},
     runtime::Runtime,
     sandbox::{EngineKind, ImageName},
+    session::SessionName,
 };
 use isol8_proto::v1::{Dependencies, Engine, Runtime as WireRuntime, Start};
 
 use crate::args::RunArgs;
 
 pub(crate) use packages::{Written, listed, parsed};
+
+/// The session of `--persistent`.
+const DEFAULT_SESSION: &str = "default";
 
 /// One run, ready to be sent.
 #[derive(Debug)]
@@ -81,8 +85,9 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let source = source::choose(&args)?;
     let runtime = source::runtime(&source, args.runtime.as_deref())?;
     let stdin = stdin(&args, &source, world.stdin)?;
-    let limits = limits::limits(&args, world)?;
-    let engine = engine(args.engine.as_deref(), world.config)?;
+    let limits = limits::typed(&args)?;
+    let session = session(&args)?;
+    let engine = engine(&args, world.config)?;
     let image = image(args.image.as_deref())?;
     let env = variables::plain(&args.env)?;
     let secrets = variables::secret(&args.secret, world.env)?;
@@ -97,7 +102,8 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         engine: engine.into(),
         network: reach.mode.into(),
         limits: Some(limits),
-        writable: args.writable || !world.config.defaults.readonly_root,
+        defaults: limits::configured(world),
+        writable: writable(&args, world.config),
         image,
         env,
         secrets,
@@ -108,7 +114,8 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         filter: reach.filter,
         log_network: args.log_network,
         dependencies: dependencies(runtime, world),
-        ..Start::default()
+        session,
+        persist: args.persist,
     };
     Ok(Plan {
         start,
@@ -170,8 +177,36 @@ fn stdin(args: &RunArgs, source: &source::Source, kind: StdinKind) -> Result<Std
     }
 }
 
-fn engine(flag: Option<&str>, config: &Config) -> Result<Engine, Failure> {
-    let choice = match flag {
+/// The session that the run is in. It must have been made with what is typed
+/// now; what nobody typed is the configuration's wish for a sandbox that is made,
+/// and the daemon's own file says that.
+fn session(args: &RunArgs) -> Result<Option<String>, Failure> {
+    if !args.in_session() {
+        return Ok(None);
+    }
+    let name = args.session.as_deref().unwrap_or(DEFAULT_SESSION);
+    session_name(name, "--session work").map(|name| Some(name.as_str().to_owned()))
+}
+
+/// The name of a session. `example` is how one is written in that place.
+///
+/// # Errors
+/// `InvalidRequest` for what is none.
+pub(crate) fn session_name(text: &str, example: &str) -> Result<SessionName, Failure> {
+    SessionName::parse(text).map_err(|error| {
+        wrong(error.to_string())
+            .cause("a name has 1 to 64 letters, digits and `._-`, a letter or digit first")
+            .hint(format!("write it like `{example}`"))
+    })
+}
+
+fn writable(args: &RunArgs, config: &Config) -> bool {
+    args.writable || (!args.in_session() && !config.defaults.readonly_root)
+}
+
+fn engine(args: &RunArgs, config: &Config) -> Result<Engine, Failure> {
+    let choice = match args.engine.as_deref() {
+        None if args.in_session() => EngineChoice::Auto,
         None => config.engine,
         Some("auto") => EngineChoice::Auto,
         Some("docker") => EngineChoice::Only(EngineKind::Docker),

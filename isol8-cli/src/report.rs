@@ -2,6 +2,7 @@
 //! needs one, and the result object of `--json`.
 
 mod json;
+mod kept;
 
 use isol8_core::{
     failure::{Failure, FailureKind},
@@ -12,6 +13,7 @@ use isol8_proto::v1::{Exited, Limits, Verdict};
 use crate::{console::Console, exit::Exit, run::Finished};
 
 pub(crate) use json::{engine, result_object, runtime};
+pub(crate) use kept::{Asked, how_to_look};
 
 /// How the run ended, in our terms.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,10 +110,18 @@ fn unclear(exited: &Exited) -> Conclusion {
     }
 }
 
-/// Says on stderr what there is to say, and gives the exit code.
-pub(crate) fn tell(finished: &Finished, conclusion: Conclusion, console: &Console) -> Exit {
+/// Says on stderr what there is to say, and gives the exit code. Of a kept sandbox
+/// only where something was `asked`.
+pub(crate) fn tell(
+    finished: &Finished,
+    conclusion: Conclusion,
+    asked: Option<Asked>,
+    console: &Console,
+) -> Exit {
     let exited = &finished.exited;
+    let kept = asked.and_then(|asked| kept::kept(&exited.kept_sandbox_id, asked));
     let speaks = conclusion.failure.is_some()
+        || kept.is_some()
         || conclusion.note.is_some()
         || exited.stdout_truncated
         || exited.stderr_truncated
@@ -127,6 +137,9 @@ pub(crate) fn tell(finished: &Finished, conclusion: Conclusion, console: &Consol
     }
     if let Some(failure) = &conclusion.failure {
         console.failure(failure);
+    }
+    if let Some(kept) = kept {
+        kept.tell(console);
     }
     if let Some(copy) = &finished.written.copy_failed {
         let failure = Failure::new(FailureKind::Internal, "the copy of stdout is not complete")

@@ -10,7 +10,7 @@ use isol8_core::{
     config::Source,
     failure::{Failure, FailureKind},
 };
-use isol8_proto::v1::Limits;
+use isol8_proto::v1::{Limits, Start};
 use jiff::Timestamp;
 use rustix::{fs::FileType, stdio};
 
@@ -22,7 +22,7 @@ use crate::{
     exit::Exit,
     paths::Paths,
     plan::{self, Plan, StdinKind, World},
-    report,
+    report::{self, Asked},
     run::{
         self, Ended,
         output::{Output, OutputError, is_null},
@@ -54,7 +54,12 @@ async fn execute(plan: Plan, paths: &Paths, console: &Console) -> Result<Exit, F
         None => None,
     };
     let json = plan.json;
-    let limits: Limits = plan.start.limits.unwrap_or_default();
+    let limits = in_force(&plan.start);
+    // Who asks for JSON has the id in it, and wants nothing to read.
+    let asked = (!json).then_some(Asked {
+        persist: plan.start.persist,
+        session: plan.start.session.is_some(),
+    });
     let started = Timestamp::now();
     let link = connect::dial_or_start(paths, console).await?;
     let output = Output::new(json, copy);
@@ -76,7 +81,19 @@ async fn execute(plan: Plan, paths: &Paths, console: &Console) -> Result<Exit, F
             return Ok(Exit::StdoutClosed);
         }
     }
-    Ok(report::tell(&finished, conclusion, console))
+    Ok(report::tell(&finished, conclusion, asked, console))
+}
+
+/// What the run was bounded by, as far as it is known here.
+fn in_force(start: &Start) -> Limits {
+    let typed = start.limits.unwrap_or_default();
+    let defaults = start.defaults.unwrap_or_default();
+    let or = |typed: u64, default: u64| if typed > 0 { typed } else { default };
+    Limits {
+        timeout_ms: or(typed.timeout_ms, defaults.timeout_ms),
+        memory_bytes: or(typed.memory_bytes, defaults.memory_bytes),
+        ..typed
+    }
 }
 
 fn create(path: &std::path::Path) -> Result<File, Failure> {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use isol8_core::failure::Failure;
 use isol8_proto::v1::{
-    EgressStatus, EngineStatus, InstallCache, PoolStatus, SessionInfo, StatusRequest,
-    StatusResponse, admin_service_client::AdminServiceClient,
+    EgressStatus, EngineStatus, InstallCache, PoolStatus, StatusRequest, StatusResponse,
+    admin_service_client::AdminServiceClient,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    answer_json,
-    table::{print, table},
+    answer_json, session,
+    table::{print, span, table},
 };
 use crate::{
     connect::{self, ANSWER_TIMEOUT, Link, no_daemon, silent, unwanted},
@@ -44,7 +44,7 @@ pub(super) async fn status(json: bool, paths: &Paths, console: &Console) -> Resu
         parts.push(egress_process(&egress));
     }
     if !status.sessions.is_empty() {
-        parts.push(sessions(&status.sessions));
+        parts.push(session::of(&status.sessions));
     }
     print(&parts)
 }
@@ -166,40 +166,6 @@ fn egress_process(egress: &EgressStatus) -> String {
     table(&["egress", "sandboxes", "restarts"], vec![row])
 }
 
-fn sessions(sessions: &[SessionInfo]) -> String {
-    let rows = sessions
-        .iter()
-        .map(|session| {
-            vec![
-                session.name.clone(),
-                session.runtime.clone(),
-                session.engine.clone(),
-                span(Duration::from_secs(session.idle_ms / 1000)),
-            ]
-        })
-        .collect();
-    table(&["session", "runtime", "engine", "idle"], rows)
-}
-
-/// `2d 3h`, `5m 7s`: the two largest units.
-fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
-    let mut rest = seconds;
-    let mut parts = Vec::new();
-    for (unit, name) in units {
-        if rest >= unit {
-            parts.push(format!("{}{name}", rest / unit));
-            rest %= unit;
-        }
-    }
-    parts.truncate(2);
-    match parts.is_empty() {
-        true => "0s".to_owned(),
-        false => parts.join(" "),
-    }
-}
-
 fn to_json(status: &StatusResponse) -> Value {
     let engine = |engine: &EngineStatus| {
         json!({
@@ -220,14 +186,6 @@ fn to_json(status: &StatusResponse) -> Value {
             "making": pool.making,
             "hits": pool.hits,
             "misses": pool.misses,
-        })
-    };
-    let session = |session: &SessionInfo| {
-        json!({
-            "name": session.name,
-            "runtime": session.runtime,
-            "engine": session.engine,
-            "idleMs": session.idle_ms,
         })
     };
     let cache = |cache: &InstallCache| {
@@ -252,7 +210,7 @@ fn to_json(status: &StatusResponse) -> Value {
         "uptimeMs": status.uptime_ms,
         "engines": status.engines.iter().map(engine).collect::<Vec<_>>(),
         "pools": status.pools.iter().map(pool).collect::<Vec<_>>(),
-        "sessions": status.sessions.iter().map(session).collect::<Vec<_>>(),
+        "sessions": status.sessions.iter().map(session::to_json).collect::<Vec<_>>(),
         "installCache": status.install_cache.as_ref().map(cache),
         "egress": status.egress.as_ref().map(egress),
         "runsInFlight": status.runs_in_flight,
@@ -269,14 +227,6 @@ fn to_json(status: &StatusResponse) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_show_two_units() {
-        let text = |seconds| span(Duration::from_secs(seconds));
-        assert_eq!(text(0), "0s");
-        assert_eq!(text(67), "1m 7s");
-        assert_eq!(text(90_061), "1d 1h");
-    }
 
     #[test]
     fn what_was_never_used_is_not_shown() {

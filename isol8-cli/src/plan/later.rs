@@ -9,22 +9,11 @@ use isol8_core::failure::{Failure, FailureKind};
 use super::wrong;
 use crate::args::RunArgs;
 
-const LONGEST_SESSION_NAME: usize = 64;
-
 /// Refuses what was asked for and is not there yet.
 pub(super) fn check(args: &RunArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
-    if let Some(name) = &args.session {
-        session(name)?;
-    }
     remote(args, env)?;
-    let flags = [
-        ("--host", args.host.is_some()),
-        ("--session", args.session.is_some()),
-        ("--persistent", args.persistent),
-        ("--persist", args.persist),
-    ];
-    match flags.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(not_yet(flag)),
+    match args.host {
+        Some(_) => Err(not_yet("--host")),
         None => Ok(()),
     }
 }
@@ -33,17 +22,6 @@ pub(super) fn check(args: &RunArgs, env: &dyn Fn(&str) -> Option<OsString>) -> R
 fn not_yet(what: &str) -> Failure {
     Failure::new(FailureKind::NotYet, format!("`{what}` is not there yet"))
         .hint("leave it out; a later version brings it")
-}
-
-fn session(name: &str) -> Result<(), Failure> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if starts && name.len() <= LONGEST_SESSION_NAME && name.chars().all(plain) {
-        return Ok(());
-    }
-    Err(wrong(format!("`{name}` is not a session name"))
-        .cause("a name has up to 64 letters, digits, `.`, `_` or `-`")
-        .hint("write it like `--session work`"))
 }
 
 fn remote(args: &RunArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<(), Failure> {

@@ -1,4 +1,5 @@
-//! Bounds of the run: flag, else the configuration's file, else the daemon's.
+//! Bounds of the run: what is typed, and the defaults that the configuration's
+//! file puts in the place of the daemon's.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -14,43 +15,39 @@ use crate::args::RunArgs;
 
 const MAX_TIMEOUT_MS: u64 = MAX_TIMEOUT.as_secs() * 1000;
 
-/// Zero in a field leaves it to the daemon.
-pub(super) fn limits(args: &RunArgs, world: &World<'_>) -> Result<Limits, Failure> {
-    let configured = world
-        .configured
-        .then_some(&world.config.defaults.limits)
-        .copied();
-    let or = |flag: Option<u64>, value: Option<u64>| flag.or(value).unwrap_or_default();
+/// What was typed. Zero in a field leaves it to the defaults.
+pub(super) fn typed(args: &RunArgs) -> Result<Limits, Failure> {
     let size = |flag, text: &Option<String>| parse::<ByteSize>(flag, "512m", text.as_deref());
     let memory = size("--memory", &args.memory)?;
     if memory.is_some_and(|memory| memory < MIN_MEMORY) {
         let why = format!("the least is {MIN_MEMORY}");
         return Err(refuse("--memory", &why, "512m"));
     }
-    let memory = memory.map(ByteSize::as_bytes);
-    let sandbox = size("--sandbox-size", &args.sandbox_size)?.map(ByteSize::as_bytes);
-    let tmp = size("--tmp-size", &args.tmp_size)?.map(ByteSize::as_bytes);
-    let output = size("--max-output", &args.max_output)?.map(ByteSize::as_bytes);
+    let bytes = |size: Option<ByteSize>| size.map(ByteSize::as_bytes).unwrap_or_default();
     let cpu = parse::<CpuMillis>("--cpu", "0.5", args.cpu.as_deref())?;
     let pids = pids(args.pids_limit.as_deref())?;
-    let timeout = timeout(args.timeout.as_deref())?;
-    let configured_timeout =
-        configured.map(|limits| u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX));
     Ok(Limits {
-        timeout_ms: or(timeout, configured_timeout),
-        memory_bytes: or(memory, configured.map(|limits| limits.memory.as_bytes())),
-        cpu_millis: cpu
-            .or(configured.map(|limits| limits.cpu))
-            .map_or(0, CpuMillis::as_millis),
-        pids: pids
-            .or(configured.map(|limits| limits.pids))
-            .map_or(0, Pids::get),
-        sandbox_bytes: or(
-            sandbox,
-            configured.map(|limits| limits.sandbox_size.as_bytes()),
-        ),
-        tmp_bytes: or(tmp, configured.map(|limits| limits.tmp_size.as_bytes())),
-        max_output_bytes: or(output, configured.map(|limits| limits.max_output)),
+        timeout_ms: timeout(args.timeout.as_deref())?.unwrap_or_default(),
+        memory_bytes: bytes(memory),
+        cpu_millis: cpu.map_or(0, CpuMillis::as_millis),
+        pids: pids.map_or(0, Pids::get),
+        sandbox_bytes: bytes(size("--sandbox-size", &args.sandbox_size)?),
+        tmp_bytes: bytes(size("--tmp-size", &args.tmp_size)?),
+        max_output_bytes: bytes(size("--max-output", &args.max_output)?),
+    })
+}
+
+/// What the configuration's file says. Without one the daemon's defaults stand.
+pub(super) fn configured(world: &World<'_>) -> Option<Limits> {
+    let limits = &world.config.defaults.limits;
+    world.configured.then(|| Limits {
+        timeout_ms: u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX),
+        memory_bytes: limits.memory.as_bytes(),
+        cpu_millis: limits.cpu.as_millis(),
+        pids: limits.pids.get(),
+        sandbox_bytes: limits.sandbox_size.as_bytes(),
+        tmp_bytes: limits.tmp_size.as_bytes(),
+        max_output_bytes: limits.max_output,
     })
 }
 

@@ -33,8 +33,17 @@ pub(super) struct Reach {
 /// Checks mode and lists. Without lists nothing is compiled.
 pub(super) fn reach(args: &RunArgs, world: &World<'_>) -> Result<Reach, Failure> {
     let mode = mode(args)?;
-    if mode != NetworkMode::Filtered {
-        only_filtered(args)?;
+    let filters = match (mode, of_filtered(args)) {
+        (NetworkMode::Filtered, _) | (NetworkMode::Unspecified, Some(_)) => true,
+        (_, None) => false,
+        (_, Some(flag)) => {
+            return Err(
+                wrong(format!("`{flag}` does nothing without a filtered network"))
+                    .hint("add `--net filtered`"),
+            );
+        }
+    };
+    if !filters {
         // Who asks for JSON wants nothing to read, and asked for the host.
         let warns = mode == NetworkMode::Host && !args.json;
         let warnings = warns.then(|| HOST_WARNING.to_owned());
@@ -63,9 +72,11 @@ pub(super) fn reach(args: &RunArgs, world: &World<'_>) -> Result<Reach, Failure>
 }
 
 /// Sent in full, also where `--install` decides it: a daemon that knows no
-/// packages then refuses the network in place of running without them.
+/// packages then refuses the network in place of running without them. Only a
+/// session may have one that was not typed now, and the daemon knows it.
 fn mode(args: &RunArgs) -> Result<NetworkMode, Failure> {
     match args.net.as_deref() {
+        None if args.in_session() => Ok(NetworkMode::Unspecified),
         None if !args.install.is_empty() => Ok(NetworkMode::Filtered),
         None | Some("none") => Ok(NetworkMode::None),
         Some("host") => Ok(NetworkMode::Host),
@@ -75,19 +86,15 @@ fn mode(args: &RunArgs) -> Result<NetworkMode, Failure> {
     }
 }
 
-fn only_filtered(args: &RunArgs) -> Result<(), Failure> {
+/// The first flag that means something in a filtered network alone.
+fn of_filtered(args: &RunArgs) -> Option<&'static str> {
     let flags = [
         ("--allow", !args.allow.is_empty()),
         ("--deny", !args.deny.is_empty()),
         ("--log-network", args.log_network),
     ];
-    match flags.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(
-            wrong(format!("`{flag}` does nothing without a filtered network"))
-                .hint("add `--net filtered`"),
-        ),
-        None => Ok(()),
-    }
+    let given = flags.into_iter().find(|(_, given)| *given);
+    given.map(|(flag, _)| flag)
 }
 
 /// A list of the run, and what the person knows it by.

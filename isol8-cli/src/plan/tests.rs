@@ -2,6 +2,7 @@
 
 mod network;
 mod refusals;
+mod session;
 
 use std::{collections::BTreeMap, fs};
 
@@ -259,9 +260,18 @@ fn a_file_beats_the_daemon_and_a_flag_beats_the_file() {
     place.config.defaults.readonly_root = false;
     place.config.engine = EngineChoice::Only(EngineKind::Native);
     let plan = planned(&place, &["-e", "1", "--timeout", "7"]).expect("a plan");
-    let limits = plan.start.limits.expect("limits");
-    assert_eq!((limits.memory_bytes, limits.timeout_ms), (64 << 20, 7));
+    let typed = isol8_proto::v1::Limits {
+        timeout_ms: 7,
+        ..Default::default()
+    };
+    assert_eq!(plan.start.limits, Some(typed));
+    let limits = plan.start.defaults.expect("of the file");
+    assert_eq!((limits.memory_bytes, limits.timeout_ms), (64 << 20, 30_000));
     assert_eq!((limits.pids, limits.cpu_millis), (64, 1000));
+    assert_eq!(
+        (limits.sandbox_bytes, limits.tmp_bytes),
+        (512 << 20, 256 << 20)
+    );
     assert_eq!(limits.max_output_bytes, 1 << 20);
     assert!(plan.start.writable);
     assert_eq!(plan.start.engine(), Engine::Native);
@@ -366,7 +376,7 @@ fn a_wrong_flag_never_waits_for_stdin() {
     };
     for argv in [
         ["--memory", "x"],
-        ["--session", "s"],
+        ["--session", "-"],
         ["--install", ""],
         ["--net", "x"],
     ] {

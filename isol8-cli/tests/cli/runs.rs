@@ -272,8 +272,10 @@ fn what_is_asked_for_arrives() {
 #[test]
 fn the_working_directorys_file_sets_defaults() {
     let fake = Fake::new(|run: Run| async move {
-        let limits = run.start.limits.expect("limits");
-        run.note(format!("{} {}", limits.timeout_ms, limits.memory_bytes));
+        let (typed, file) = (run.start.limits.expect("limits"), run.start.defaults);
+        let file = file.unwrap_or_default();
+        run.note(format!("{} {}", file.timeout_ms, file.memory_bytes));
+        assert_eq!(typed.timeout_ms, 0);
         run.simple(0).await;
     });
     assert_eq!(isol8(&fake, &["run", "-e", "1"]).code, 0);
