@@ -97,8 +97,7 @@ impl Init {
         let mut tree = tree.clone();
         for (name, text) in leavings.files() {
             let path = [&order.path[..], name.as_bytes()].join(&b'/');
-            let (mode, data) = (0o644, text.into());
-            tree.put(&path, Node::File { mode, data })?;
+            tree.put(&path, 0o644, text.into())?;
         }
         tree.below(&order.path, order.depth)
     }

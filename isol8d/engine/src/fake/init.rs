@@ -237,6 +237,15 @@ impl Init {
                 self.answer(made.map(|()| from_init::Message::Done(Done {})))
                     .await?;
             }
+            to_init::Message::Symlink(order) => {
+                let made = self
+                    .insides()
+                    .tree_mut(order.root)
+                    .and_then(|tree| tree.link(&order.path, order.target));
+                let made = made.map_err(|errno| refusal(errno, &order.path));
+                self.answer(made.map(|()| from_init::Message::Done(Done {})))
+                    .await?;
+            }
             to_init::Message::Remove(order) => {
                 if self.stop_fetch(&busy(true)) {
                     return Ok(());

@@ -8,7 +8,7 @@ use isol8_proto::init::{Failed, FailureKind, Root};
 
 use super::{
     fetch::Leavings,
-    tree::{Errno, Node, Tree},
+    tree::{Errno, Tree},
 };
 
 /// Files, background processes, and what init was told to remember.
@@ -68,9 +68,7 @@ impl Insides {
         if !self.has_room(root, data.len() as u64) {
             return Err(libc::ENOSPC);
         }
-        let mode = 0o644;
-        self.tree_mut(root)?
-            .put(path.as_bytes(), Node::File { mode, data })
+        self.tree_mut(root)?.put(path.as_bytes(), 0o644, data)
     }
 
     /// Makes a link as a program does, if nothing but a file is in its way.
@@ -79,7 +77,7 @@ impl Insides {
         let target = Bytes::copy_from_slice(target.as_bytes());
         if let Ok(tree) = self.tree_mut(root) {
             // The next to look sees what is there.
-            tree.put(path.as_bytes(), Node::Link { target }).ok();
+            tree.link(path.as_bytes(), target).ok();
         }
     }
 

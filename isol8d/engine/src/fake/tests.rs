@@ -5,7 +5,7 @@ use isol8_core::{
 };
 use isol8_proto::init::{
     Command, Credit, Exec, Failed, FailureKind as Refused, Fetch, Fetched, File, Folder, Hello,
-    KillAll, KillRun, Prepare, Remove, Root, exited::How, from_init, to_init,
+    KillAll, KillRun, Prepare, Remove, Root, Symlink, exited::How, from_init, to_init,
 };
 
 use super::*;
@@ -363,7 +363,12 @@ async fn folders_are_made_and_removed() {
             ..Remove::default()
         })
     };
-    for order in [folder("a/b"), folder("a/b"), folder("")] {
+    let link = to_init::Message::Symlink(Symlink {
+        path: "a/b/link".into(),
+        target: "../x".into(),
+        ..Symlink::default()
+    });
+    for order in [folder("a/b"), folder("a/b"), folder(""), link] {
         send(&mut sandbox, order).await;
         let (_, end) = until_the_end(&mut sandbox).await;
         assert!(matches!(end, from_init::Message::Done(_)), "{end:?}");

@@ -13,6 +13,9 @@ type Names = Vec<Vec<u8>>;
 /// A number as the kernel gives it.
 pub(super) type Errno = i32;
 
+/// The longest target of a link.
+const MOST_TARGET_BYTES: usize = 4095;
+
 /// Something that has a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
@@ -79,10 +82,24 @@ impl Tree {
         }
     }
 
-    /// Puts a file or a link there.
-    pub(super) fn put(&mut self, path: &[u8], node: Node) -> Result<(), Errno> {
+    /// Puts a file there.
+    pub(super) fn put(&mut self, path: &[u8], mode: u32, data: Bytes) -> Result<(), Errno> {
         self.make_way(path)?;
-        self.0.insert(names(path)?, node);
+        self.0.insert(names(path)?, Node::File { mode, data });
+        Ok(())
+    }
+
+    /// Makes a link, in place of a file, a link or nothing.
+    pub(super) fn link(&mut self, path: &[u8], target: Bytes) -> Result<(), Errno> {
+        let names = names(path)?;
+        if target.is_empty() || target.contains(&0) || target.len() > MOST_TARGET_BYTES {
+            return Err(libc::EINVAL);
+        }
+        self.make_parents(&names)?;
+        if let Some(Node::Folder { .. }) = self.0.get(&names) {
+            return Err(libc::EEXIST);
+        }
+        self.0.insert(names, Node::Link { target });
         Ok(())
     }
 
@@ -164,11 +181,8 @@ impl Tree {
 mod tests {
     use super::*;
 
-    fn file(text: &str) -> Node {
-        Node::File {
-            mode: 0o644,
-            data: Bytes::copy_from_slice(text.as_bytes()),
-        }
+    fn file(tree: &mut Tree, path: &str, text: &'static str) -> Result<(), Errno> {
+        tree.put(path.as_bytes(), 0o644, text.into())
     }
 
     fn paths(tree: &Tree, path: &str, depth: u32) -> Vec<String> {
@@ -181,7 +195,7 @@ mod tests {
     fn a_tree_is_read_parents_first_and_by_name() {
         let mut tree = Tree::default();
         for path in ["b", "a/y/z", "a-b", "a/x"] {
-            tree.put(path.as_bytes(), file("1")).unwrap();
+            file(&mut tree, path, "1").unwrap();
         }
         let all = ["", "a", "a/x", "a/y", "a/y/z", "a-b", "b"];
         assert_eq!(paths(&tree, "", 0), all);
@@ -194,27 +208,31 @@ mod tests {
     #[test]
     fn nothing_but_a_file_is_replaced_and_no_link_followed() {
         let mut tree = Tree::default();
-        tree.put(b"a/file", file("old")).unwrap();
-        tree.put(b"a/file", file("new")).unwrap();
+        file(&mut tree, "a/file", "old").unwrap();
+        file(&mut tree, "a/file", "new").unwrap();
         assert_eq!(tree.read(b"a/file").unwrap(), "new");
-        let target = Bytes::from_static(b"a");
-        tree.put(b"link", Node::Link { target }).unwrap();
-        assert_eq!(tree.put(b"a", file("x")), Err(libc::EEXIST));
-        assert_eq!(tree.put(b"a/file/x", file("x")), Err(libc::ENOTDIR));
-        assert_eq!(tree.put(b"link/file", file("x")), Err(libc::ELOOP));
+        for target in ["b", "a"] {
+            tree.link(b"link", target.into()).unwrap();
+        }
+        assert_eq!(tree.link(b"a", "x".into()), Err(libc::EEXIST));
+        assert_eq!(tree.link(b"link", Bytes::new()), Err(libc::EINVAL));
+        assert_eq!(file(&mut tree, "link", "x"), Err(libc::EEXIST));
+        assert_eq!(file(&mut tree, "a", "x"), Err(libc::EEXIST));
+        assert_eq!(file(&mut tree, "a/file/x", "x"), Err(libc::ENOTDIR));
+        assert_eq!(file(&mut tree, "link/file", "x"), Err(libc::ELOOP));
         assert_eq!(tree.below(b"link/file", 0), Err(libc::ELOOP));
         assert_eq!(tree.make_folder(b"a/file", 0o755), Err(libc::ENOTDIR));
         assert_eq!(tree.make_folder(b"a", 0o700), Ok(()));
         for path in ["", "/x", "x/", "../x", "a/./x", "a\0"] {
-            assert_eq!(tree.put(path.as_bytes(), file("x")), Err(libc::EINVAL));
+            assert_eq!(file(&mut tree, path, "x"), Err(libc::EINVAL));
         }
     }
 
     #[test]
     fn a_folder_goes_only_when_all_of_it_may_go() {
         let mut tree = Tree::default();
-        tree.put(b"a/x", file("1")).unwrap();
-        tree.put(b"a-b", file("1")).unwrap();
+        file(&mut tree, "a/x", "1").unwrap();
+        file(&mut tree, "a-b", "1").unwrap();
         assert_eq!(tree.remove(b"a", false), Err(libc::EISDIR));
         assert_eq!(tree.remove(b"a", true), Ok(()));
         assert_eq!(tree.remove(b"a", true), Err(libc::ENOENT));

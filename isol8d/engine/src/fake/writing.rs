@@ -6,7 +6,7 @@ use isol8_proto::init::{Failed, File, FileWritten};
 
 use super::{
     insides::{Insides, refusal},
-    tree::{Errno, Node},
+    tree::Errno,
 };
 
 /// For files that come without one.
@@ -75,9 +75,7 @@ impl Writing {
                 mode => mode & 0o777,
             };
             let data = self.data.clone().freeze();
-            insides
-                .tree_mut(self.root)?
-                .put(&self.path, Node::File { mode, data })?;
+            insides.tree_mut(self.root)?.put(&self.path, mode, data)?;
         }
         Ok(())
     }
