@@ -1,8 +1,10 @@
 //! Where a daemon and the init of one sandbox meet: a socket that takes exactly
-//! one peer and is then gone.
+//! one peer and is then gone. For a lasting sandbox it comes again in the same
+//! folder, which is the one that the sandbox has mounted.
 //!
-//! Whoever can traverse the folder can dial, so a peer is taken only when the
-//! kernel says that it is the process that was started, and under its uid.
+//! Whoever can traverse the folder can dial, and so can every program inside: a
+//! peer is taken only when the kernel says that it is the process that was
+//! started, and under its uid.
 
 use std::{
     fs, io,
@@ -52,14 +54,41 @@ pub struct Met {
     pub folder: LinkFolder,
 }
 
-/// A bound socket that waits for one init. Dropping it removes the folder.
+/// A bound socket that waits for one init. Dropping it removes the socket, and
+/// the folder if that was made for it.
 #[derive(Debug)]
 pub struct Meeting {
+    // Before the folder that it is in.
+    socket: Socket,
     folder: LinkFolder,
+}
+
+/// A bound socket, removed on drop.
+#[derive(Debug)]
+struct Socket {
+    path: PathBuf,
     listener: UnixListener,
 }
 
-/// The folder of one sandbox's socket, removed with everything in it on drop.
+impl Socket {
+    /// Everybody who can reach it may dial.
+    fn bind(path: PathBuf) -> io::Result<Self> {
+        let listener = UnixListener::bind(&path)?;
+        let socket = Self { path, listener };
+        set_mode(&socket.path, 0o666)?;
+        Ok(socket)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // One that stays is stale, and is removed by the next.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+/// The folder of one sandbox's socket, removed with everything in it on drop,
+/// unless the sandbox had it before.
 #[derive(Debug)]
 pub struct LinkFolder {
     path: PathBuf,
@@ -170,9 +199,36 @@ impl Meeting {
         };
         // The umask may have taken bits away.
         set_mode(&path, 0o711).map_err(failed)?;
-        let listener = UnixListener::bind(&socket).map_err(failed)?;
-        set_mode(&socket, 0o666).map_err(failed)?;
-        Ok(Self { folder, listener })
+        let socket = Socket::bind(socket).map_err(failed)?;
+        Ok(Self { socket, folder })
+    }
+
+    /// Makes the socket of a lasting sandbox anew, in the folder that is there and
+    /// that stays. Only one at a time may do so for a sandbox. Must be called in a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// `Internal`, above all when there is no such folder: then the sandbox has no
+    /// way to dial any more.
+    pub fn reopen(runtime_dir: &Path, id: &SandboxId) -> Result<Self, Failure> {
+        let path = folder_of(runtime_dir, id);
+        let bind = || {
+            if !fs::symlink_metadata(&path)?.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            let socket = path.join(SOCKET);
+            match fs::remove_file(&socket) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            Socket::bind(socket)
+        };
+        let socket = bind().map_err(|error| {
+            let message = format!("cannot make a socket again in `{}`", path.display());
+            Failure::new(FailureKind::Internal, message).because(&error)
+        })?;
+        let folder = LinkFolder { path, keep: true };
+        Ok(Self { socket, folder })
     }
 
     /// The folder to mount into the sandbox.
@@ -190,7 +246,7 @@ impl Meeting {
     /// without a listener that was expected.
     ///
     /// # Cancellation
-    /// Dropping the future removes socket and folder.
+    /// Dropping the future does what dropping the meeting does.
     pub async fn accept(
         self,
         deadline: Duration,
@@ -207,7 +263,7 @@ impl Meeting {
             ));
         };
         let (stream, listener) = met?;
-        fs::remove_file(self.folder.path().join(SOCKET)).ok();
+        drop(self.socket);
         let (read, write) = stream.into_split();
         Ok(Met {
             link: Link::new(read, write),
@@ -233,8 +289,9 @@ impl Meeting {
     }
 
     async fn first(&self, mut is_init: impl FnMut(&Peer) -> bool) -> io::Result<UnixStream> {
+        let mut strangers = 0_u64;
         loop {
-            let (stream, _) = self.listener.accept().await?;
+            let (stream, _) = self.socket.listener.accept().await?;
             let credentials = stream.peer_cred()?;
             let peer = Peer {
                 pid: credentials.pid().unwrap_or(0),
@@ -244,11 +301,15 @@ impl Meeting {
             if is_init(&peer) {
                 return Ok(stream);
             }
-            tracing::warn!(
-                pid = peer.pid,
-                uid = peer.uid,
-                "a stranger dialled a sandbox's socket and was turned away"
-            );
+            // A program inside may dial as often as it likes.
+            if strangers == 0 {
+                tracing::warn!(
+                    pid = peer.pid,
+                    uid = peer.uid,
+                    "a stranger dialled a sandbox's socket and was turned away"
+                );
+            }
+            strangers += 1;
         }
     }
 }
@@ -339,6 +400,48 @@ mod tests {
         let deadline = Duration::from_millis(50);
         let failure = meeting.accept(deadline, true, own).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::EngineTimeout);
+    }
+
+    #[tokio::test]
+    async fn a_lasting_sandbox_is_met_again_in_its_own_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let id = SandboxId::random();
+        let failure = Meeting::reopen(place.path(), &id).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Internal, "there is no folder");
+        let first = Meeting::open(place.path(), &id).unwrap();
+        let folder = first.folder().to_owned();
+        let socket = folder.join("sock");
+        let _early = UnixStream::connect(&socket).await.unwrap();
+        let met = first.accept(Duration::from_secs(5), false, own).await;
+        met.unwrap().folder.keep();
+        fs::write(folder.join("passwd"), "x").unwrap();
+        // As a daemon leaves it that was killed while it waited.
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+
+        for _ in 0..2 {
+            let again = Meeting::reopen(place.path(), &id).unwrap();
+            let mode = fs::metadata(&socket).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o666);
+            let deadline = Duration::from_millis(20);
+            let failure = again.accept(deadline, false, own).await.unwrap_err();
+            assert_eq!(failure.kind, FailureKind::EngineTimeout);
+            assert!(!socket.exists() && folder.join("passwd").exists());
+        }
+        let again = Meeting::reopen(place.path(), &id).unwrap();
+        let _stranger = UnixStream::connect(&socket).await.unwrap();
+        let _init = UnixStream::connect(&socket).await.unwrap();
+        let mut dialled = 0;
+        let second = |_: &Peer| {
+            dialled += 1;
+            dialled == 2
+        };
+        let met = again.accept(Duration::from_secs(5), false, second).await;
+        drop(met.unwrap());
+        assert!(!socket.exists() && folder.join("passwd").exists());
+
+        fs::create_dir(&socket).unwrap();
+        let failure = Meeting::reopen(place.path(), &id).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Internal, "not a socket of ours");
     }
 
     #[tokio::test]

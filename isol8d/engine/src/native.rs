@@ -2,10 +2,12 @@
 //!
 //! Only this module knows bubblewrap and cgroups. What exists is written in the
 //! cgroup tree (`cgroup`); what a jail is made of comes from `jail`,
-//! `rootfs` and `interpreters`; `launch` starts it and waits for its end;
+//! `rootfs` and `interpreters`; `launch` starts it and waits for its end; `adopt`
+//! takes over one that lasts;
 //! `ground` is what all jails of a daemon share; `doctor` tells what is wrong;
 //! `live` holds the sandboxes of this process.
 
+mod adopt;
 mod cgroup;
 mod doctor;
 mod ground;
@@ -132,8 +134,7 @@ impl Engine for NativeEngine {
     }
 
     async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
-        let message = format!("sandbox `{}` cannot be taken over yet", adoption.spec.id);
-        Err(Failure::new(FailureKind::NotYet, message))
+        self.take_over(adoption).await
     }
 
     async fn image_names(&self) -> Result<Vec<String>, Failure> {

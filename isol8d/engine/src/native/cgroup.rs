@@ -153,6 +153,12 @@ impl Cgroups {
             .is_ok_and(|pids| pids.contains(&pid))
     }
 
+    /// Whether anything is in the group; without one there is nothing.
+    pub(super) fn is_alive(&self, id: &SandboxId) -> io::Result<bool> {
+        let pids = self.pids(&self.path(&self.daemon, id))?;
+        Ok(!pids.is_empty())
+    }
+
     /// Every group of a sandbox, of every daemon.
     pub(super) fn list(&self) -> io::Result<Vec<Found>> {
         let mut found: Vec<Found> = Vec::new();

@@ -92,6 +92,14 @@ impl Ground {
         }
     }
 
+    /// Keeps the uid of a sandbox that an earlier daemon made.
+    pub(super) fn reserve_uid(&self, uid: u32) -> SlotUid {
+        match &self.uids {
+            Some(range) => range.reserve(uid),
+            None => SlotUid::fixed(uid),
+        }
+    }
+
     pub(super) fn find_interpreter(&self, runtime: Runtime) -> Result<Installed, Failure> {
         self.places.find(runtime)
     }

@@ -7,6 +7,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use isol8_core::sandbox::{Network, SandboxKey};
@@ -73,6 +74,9 @@ pub(super) struct Order<'a> {
     /// The packages of the key's layer.
     pub(super) layer: Option<&'a Path>,
     pub(super) key: &'a SandboxKey,
+    /// Its init dials again when its stream ends, and ends itself without a daemon
+    /// for so long.
+    pub(super) lasting: Option<Duration>,
 }
 
 impl Order<'_> {
@@ -284,6 +288,13 @@ impl Order<'_> {
         args.add(["/isol8/kit/init", "/isol8/link/sock"]);
         if self.key.network == Network::Filtered {
             args.add(["--egress"]);
+        }
+        if let Some(orphaned) = self.lasting {
+            args.add([
+                "--lasting",
+                "--orphan-ms",
+                &orphaned.as_millis().to_string(),
+            ]);
         }
     }
 }

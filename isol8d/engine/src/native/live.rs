@@ -9,12 +9,16 @@
 //!                        live ─────────────────────────┘
 //! ```
 //! A sandbox is doomed by the first `destroy`: a `start` that is still at work
-//! then makes nothing more.
+//! then makes nothing more. One that lasts may be live from the beginning: made by
+//! an earlier process, and noted when it is [taken over](super::adopt).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -62,13 +66,16 @@ pub(super) struct Live {
     /// Its host uid, free again when the last reference to this is gone.
     uid: SlotUid,
     state: Mutex<State>,
+    /// Somebody is taking it over.
+    adopting: AtomicBool,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Being made; or made, with this.
+    /// Being made; or made, with this. Another process may have made it.
     Up {
         jail: Option<Jail>,
+        /// `None`: not known.
         limits: Option<Limits>,
     },
     /// Destroyed, or about to be.
@@ -92,13 +99,7 @@ impl Shared {
 
     /// Takes note of a sandbox that is going to be made.
     pub(super) fn note(&self, id: &SandboxId) -> Result<Arc<Live>, Failure> {
-        let live = Arc::new(Live {
-            uid: self.ground.lease_uid()?,
-            state: Mutex::new(State::Up {
-                jail: None,
-                limits: None,
-            }),
-        });
+        let live = Arc::new(Live::new(self.ground.lease_uid()?));
         match lock(&self.live).entry(id.clone()) {
             // What follows would take the other one for a failed attempt.
             Entry::Occupied(_) => {
@@ -109,6 +110,26 @@ impl Shared {
                 free.insert(Arc::clone(&live));
                 Ok(live)
             }
+        }
+    }
+
+    /// Takes note of a sandbox that an earlier process may have made, under this
+    /// uid, unless it is known already. True: it was not.
+    pub(super) fn note_again(&self, id: &SandboxId, uid: u32) -> (Arc<Live>, bool) {
+        match lock(&self.live).entry(id.clone()) {
+            Entry::Occupied(known) => (Arc::clone(known.get()), false),
+            Entry::Vacant(free) => {
+                let live = Arc::new(Live::new(self.ground.reserve_uid(uid)));
+                (Arc::clone(free.insert(live)), true)
+            }
+        }
+    }
+
+    /// Forgets a sandbox of which nothing lives, if it is this very note.
+    pub(super) fn forget(&self, id: &SandboxId, noted: &Arc<Live>) {
+        let mut live = lock(&self.live);
+        if live.get(id).is_some_and(|live| Arc::ptr_eq(live, noted)) {
+            live.remove(id);
         }
     }
 
@@ -150,6 +171,7 @@ impl Shared {
             interpreter: &interpreter,
             layer: layer.as_deref(),
             key: &spec.key,
+            lasting: spec.lasting.then_some(place.orphaned),
         };
         let launcher = place.kit.join("init");
         let jail = Jail::start(&self.tracker, &launcher, &order.arguments()).map_err(|error| {
@@ -274,6 +296,28 @@ fn limits_refused(limits: &Limits, error: &io::Error) -> Failure {
 }
 
 impl Live {
+    fn new(uid: SlotUid) -> Self {
+        Self {
+            uid,
+            state: Mutex::new(State::Up {
+                jail: None,
+                limits: None,
+            }),
+            adopting: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        matches!(*lock(&self.state), State::Doomed { .. })
+    }
+
+    /// Reserves the right to take it over: a second socket would be in the way of
+    /// the first. `None`: somebody has it.
+    pub(super) fn begin_adoption(self: &Arc<Self>) -> Option<Adopting> {
+        let taken = self.adopting.swap(true, Ordering::AcqRel);
+        (!taken).then(|| Adopting(Arc::clone(self)))
+    }
+
     /// The host uid of its programs.
     pub(super) const fn uid(&self) -> u32 {
         self.uid.get()
@@ -286,6 +330,16 @@ impl Live {
         };
         *state = State::Doomed { jail: jail.clone() };
         jail
+    }
+}
+
+/// The right to take a sandbox over, given back on drop.
+#[derive(Debug)]
+pub(super) struct Adopting(Arc<Live>);
+
+impl Drop for Adopting {
+    fn drop(&mut self) {
+        self.0.adopting.store(false, Ordering::Release);
     }
 }
 

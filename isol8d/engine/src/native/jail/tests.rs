@@ -11,6 +11,7 @@ struct Jail {
     interpreter: Installed,
     layer: Option<PathBuf>,
     uid: Option<u32>,
+    lasting: Option<Duration>,
 }
 
 impl Jail {
@@ -32,6 +33,7 @@ impl Jail {
             },
             layer: None,
             uid: Some(200_000),
+            lasting: None,
         }
     }
 
@@ -64,6 +66,7 @@ impl Jail {
             interpreter: &self.interpreter,
             layer: self.layer.as_deref(),
             key: &self.key,
+            lasting: self.lasting,
         };
         let mut text = String::new();
         for word in order.arguments() {
@@ -280,6 +283,15 @@ fn a_writable_root_stays_inside_the_sandbox_size() {
         +--ro-bind /tmp/rw/root/isol8 /isol8
         +--bind /tmp/rw/sandbox /sandbox
     "#]]);
+}
+
+#[test]
+fn the_init_of_a_lasting_jail_is_told_for_how_long() {
+    let mut jail = Jail::new();
+    jail.lasting = Some(Duration::from_secs(3));
+    jail.key.network = Network::Filtered;
+    let end = "\n-- /isol8/kit/init /isol8/link/sock\n--egress\n--lasting\n--orphan-ms 3000\n";
+    assert!(jail.lines().ends_with(end), "{}", jail.lines());
 }
 
 #[test]
