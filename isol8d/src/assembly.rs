@@ -28,6 +28,7 @@ use crate::{
     kit, layers,
     paths::{Paths, Wishes, unusable},
     roster::Roster,
+    session::store::Store,
 };
 
 /// Reads the configuration of a daemon: `named` if given, else the first file of
@@ -106,7 +107,10 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
     let init = kit::find_init()?;
     let ca_bundle = config.network.ca_bundle.as_deref();
     let kit = kit::install(&init, ca_bundle, &paths.state_dir)?;
-    kit::remove_others(&paths.state_dir, &kit);
+    // A sandbox that lasts goes on with the kit that it was made with.
+    if Store::open(&paths.state_dir)?.all().is_empty() {
+        kit::remove_others(&paths.state_dir, &kit);
+    }
     raise_descriptors();
     let place = Place {
         daemon: id.clone(),

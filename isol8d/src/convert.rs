@@ -21,8 +21,9 @@ mod network;
 mod packages;
 mod session;
 
-pub(crate) use network::check_configured;
+pub(crate) use network::{check_configured, useless_with};
 pub(crate) use packages::{configured, packages};
+pub(crate) use session::name as session_name;
 
 /// More than any machine that this runs on, and far from where sums overflow.
 const MAX_SIZE: ByteSize = ByteSize::mib(1 << 24);

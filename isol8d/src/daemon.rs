@@ -38,6 +38,7 @@ use crate::{
     pool::{PoolHandle, gate::Gate},
     reconcile,
     roster::Roster,
+    session::{Sessions, store::Store},
     status,
 };
 
@@ -96,6 +97,7 @@ pub struct Daemon {
     pub(crate) roster: Roster,
     pub(crate) pool: PoolHandle,
     pub(crate) egress: Egress,
+    pub(crate) sessions: Sessions,
     /// Packages that were installed for earlier runs.
     pub(crate) layers: Layers,
     pub(crate) gate: Gate,
@@ -120,12 +122,14 @@ impl Daemon {
     ///
     /// # Errors
     /// What the configuration asks for and this version does not do; an audit
-    /// log that cannot be written.
+    /// log that cannot be written; sessions that cannot be taken over.
     pub fn new(parts: Parts) -> Result<Arc<Self>, Failure> {
         let audit = Audit::open(&parts.config.audit, &parts.state_dir)?;
         let tasks = TaskTracker::new();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = PoolHandle::start(parts.roster.engines().clone(), &parts.config, cores, &tasks)?;
+        let store = Store::open(&parts.state_dir)?;
+        let sessions = Sessions::start(store, &parts.roster, tasks.clone());
         let egress = Egress::start(parts.egress, &tasks);
         let layers = Layers::open(
             parts.state_dir.join("layers"),
@@ -148,6 +152,7 @@ impl Daemon {
             runtime_dir: parts.runtime_dir,
             state_dir: parts.state_dir,
             egress,
+            sessions,
             layers,
             roster: parts.roster,
             pool,
@@ -245,6 +250,12 @@ impl Daemon {
         self.tasks.spawn(async move { daemon.prewarm().await });
         let daemon = Arc::clone(self);
         self.tasks.spawn(async move {
+            let cleanup = &daemon.config.cleanup;
+            let max_age = cleanup.auto_prune.then_some(cleanup.max_age);
+            daemon.sessions.keep_tidy(max_age, &daemon.stop).await;
+        });
+        let daemon = Arc::clone(self);
+        self.tasks.spawn(async move {
             let (roster, stop) = (&daemon.roster, &daemon.stop);
             reconcile::keep_sweeping(roster, &daemon.id, &daemon.runtime_dir, stop).await;
         });
@@ -304,6 +315,7 @@ impl Daemon {
 
     /// Destroys what is warm and waits for the rest.
     pub(crate) async fn close(&self) {
+        self.sessions.close().await;
         let left = self.pool.shutdown(POOL_GRACE).await;
         self.sweep_once_more().await;
         let ended = timeout(CLOSE_GRACE, self.egress.shutdown()).await;

@@ -20,13 +20,17 @@ pub mod pool;
 pub mod roster;
 
 pub mod audit;
+mod files;
+mod greeting;
 mod images;
 mod install;
 mod layers;
 mod outbox;
 mod run;
+mod session;
 pub mod status;
 
+mod cleanup;
 pub mod daemon;
 pub mod doctor;
 pub mod reconcile;

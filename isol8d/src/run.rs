@@ -14,7 +14,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use isol8_core::{
     failure::{Failure, FailureKind},
-    ids::{Principal, RunId},
+    ids::{Principal, RunId, SandboxId},
     mask::Secrets,
     outcome::{Outcome, Verdict},
     request::{MAX_TIMEOUT, RunRequest},
@@ -35,7 +35,8 @@ use crate::{
     images::{self, Choice},
     install::requests,
     outbox::Outbox,
-    pool::{Hold, gate::Pass},
+    pool::gate::Pass,
+    session::{Turn, record::Record},
     status,
 };
 
@@ -43,20 +44,24 @@ pub(crate) mod drive;
 mod ending;
 mod intake;
 mod lane;
+mod lasting;
 mod lease;
 mod network;
 mod packages;
 mod program;
 pub(crate) mod pump;
+mod seat;
 mod stdin;
 mod verdict;
 
 use drive::{Terms, drive};
 use ending::{cancelled_early, ended_early, ended_in_install, exited, masked};
 use intake::Intake;
+use lasting::Wanted;
 use lease::{Front, key_of, lease};
 use packages::{Packages, Place, bounded, lacks_base};
 use pump::Stops;
+use seat::{Holder, Seat};
 use verdict::Seen;
 
 /// What a run is started with.
@@ -99,17 +104,18 @@ impl Ended<'_> {
 /// work: the next in the queue, the pool, the kernel.
 struct Left<'a> {
     link: Link,
+    clean: bool,
+    sandbox: SandboxId,
     front: Front<'a>,
     pass: Pass,
-    hold: Hold,
+    holder: Holder,
 }
 
 impl Left<'_> {
     async fn give_back(self) {
-        drop(self.link);
         drop(self.front);
         drop(self.pass);
-        self.hold.release().await;
+        self.holder.give_back(self.link, self.clean).await;
     }
 }
 
@@ -148,9 +154,11 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut job: Job) {
                 ended.outcome.usage.network_bytes_in = asked.bytes_in;
                 ended.outcome.usage.network_bytes_out = asked.bytes_out;
                 let outcome = ended.outcome.verdict.name();
-                let sandbox = ended.left.as_ref().map(|left| left.hold.id());
+                let sandbox = ended.left.as_ref().map(|left| &left.sandbox);
                 audit.ended(&ended.outcome, sandbox, ended.heads).await;
-                job.outbox.finish(Ok(Event::Exited(exited(ended.outcome))));
+                let kept = ended.left.as_ref().and_then(|left| left.holder.kept());
+                job.outbox
+                    .finish(Ok(Event::Exited(exited(ended.outcome, kept))));
                 (outcome, ended.left)
             }
             Err(failure) => {
@@ -178,78 +186,138 @@ async fn execute<'a>(
     audit: &RunAudit,
     asked: &mut Report,
 ) -> Result<Ended<'a>, Failure> {
-    let request = &job.request;
-    let engine = daemon
-        .roster
-        .choose(request.engine, request.image.is_some())
-        .await?;
+    let Some(mut turn) = turn(daemon, job).await? else {
+        return Ok(cancelled_early(daemon));
+    };
+    let record = turn.as_ref().and_then(Turn::record).cloned();
+    let engine = choose(daemon, &mut job.request, record.as_ref()).await?;
     let queued = || job.outbox.event(phase(v1::Phase::Queued));
     let pass = tokio::select! {
         biased;
         () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
         pass = daemon.gate.enter(job.principal, queued) => pass?,
     };
-    let choice = images::choose(daemon, engine, &mut job.request, &job.outbox).await?;
+    let choice = match record {
+        // It has its image.
+        Some(_) => Choice::AsAsked,
+        None => images::choose(daemon, engine, &mut job.request, &job.outbox).await?,
+    };
     audit.started(&job.request, engine).await?;
     // The budget begins here: time in the queue is not the program's.
     let began = Instant::now();
     let mut deadline = began + job.request.limits.timeout;
     let front = Front::enter(&daemon.pool);
-    let ready = ready(daemon, engine, job, choice, &mut deadline, asked).await?;
-    let (key, packages) = match ready {
+    let ready = match &record {
+        Some(record) if lasting::has_all(&mut job.request, record)? => {
+            Ok(lasting::as_it_is(daemon, &job.request, record).await)
+        }
+        _ => ready(daemon, engine, job, choice, &mut deadline, asked).await?,
+    };
+    let (mut key, packages) = match ready {
         Ok(ready) => ready,
         Err(seen) => {
             let ended = ended_in_install(seen, &job.request.limits);
             return Ok(ended.after(began.elapsed()));
         }
     };
+    let lasts = turn.is_some() || job.request.persist;
+    let wanted = lasts.then(|| Wanted::of(&job.request, &mut key));
     job.outbox
         .events(network::open_notice(&job.request).into_iter());
     let mut lost = 0;
     loop {
-        let request = &job.request;
-        let leased = tokio::select! {
+        let seated = async {
+            match &wanted {
+                Some(wanted) => {
+                    lasting::seat(daemon, job, &key, turn.take(), wanted, &mut deadline).await
+                }
+                None => {
+                    let (request, outbox) = (&job.request, &job.outbox);
+                    let leased = lease(daemon, &key, request, outbox, &mut deadline).await;
+                    leased.map(|lease| lease.map(Seat::from))
+                }
+            }
+        };
+        let seat = tokio::select! {
             biased;
             () = job.cancel.cancelled() => {
                 return Ok(cancelled_early(daemon).after(began.elapsed()));
             }
-            leased = lease(daemon, &key, request, &job.outbox, &mut deadline) => leased?,
+            seat = seated => seat?,
         };
-        let Some(lease) = leased else {
-            let reason = verdict::timeout_reason(request.limits.timeout);
+        let Some(seat) = seat else {
+            let reason = verdict::timeout_reason(job.request.limits.timeout);
             let reason = Some(format!("{reason} before a sandbox was ready"));
             let ended = ended_early(Verdict::TimedOut, reason);
             return Ok(ended.after(began.elapsed()));
         };
-        tracing::Span::current().record("sandbox_id", tracing::field::display(&lease.sandbox.id));
-        job.outbox.event(Event::Accepted(v1::Accepted {
-            run_id: id.to_string(),
-            sandbox_id: lease.sandbox.id.to_string(),
-            engine: convert::engine_to_wire(engine).into(),
-            warm: lease.warm,
-            runtime: convert::runtime_to_wire(request.runtime).into(),
-        }));
+        tracing::Span::current().record("sandbox_id", tracing::field::display(&seat.sandbox.id));
+        job.outbox.event(accepted(id, engine, &job.request, &seat));
         let terms = Terms {
             began,
             deadline,
-            may_retry: lease.warm && lost < MAX_LOST,
+            may_retry: seat.warm && !lasts && lost < MAX_LOST,
         };
-        let driven = drive(daemon, job, audit, lease, &packages, terms, asked).await?;
+        let driven = drive(daemon, job, audit, seat, &packages, terms, asked).await?;
         if let Some(driven) = driven {
             return Ok(Ended {
                 outcome: driven.outcome,
                 heads: driven.heads,
                 left: Some(Left {
                     link: driven.link,
+                    clean: driven.clean,
+                    sandbox: driven.sandbox,
                     front,
                     pass,
-                    hold: driven.hold,
+                    holder: driven.holder,
                 }),
             });
         }
         lost += 1;
         tracing::info!("a warm sandbox was dead: taking another");
     }
+}
+
+/// Waits for the turn in the session that a run wants. The outer `None`: nobody
+/// wants it any more.
+async fn turn(daemon: &Daemon, job: &Job) -> Result<Option<Option<Turn>>, Failure> {
+    let Some(ask) = &job.request.session else {
+        return Ok(Some(None));
+    };
+    let waits = || job.outbox.event(phase(v1::Phase::Queued));
+    tokio::select! {
+        biased;
+        () = job.cancel.cancelled() => Ok(None),
+        turn = daemon.sessions.turn(job.principal, &ask.name, waits) => {
+            turn.map(|turn| Some(Some(turn)))
+        }
+    }
+}
+
+/// The engine of a run, whose request then is what its session has, where there
+/// is one.
+async fn choose(
+    daemon: &Daemon,
+    request: &mut RunRequest,
+    record: Option<&Record>,
+) -> Result<EngineKind, Failure> {
+    if let Some(record) = record {
+        lasting::fit(request, record)?;
+        return Ok(record.key.engine);
+    }
+    lasting::check_new(request)?;
+    let image = request.image.is_some();
+    daemon.roster.choose(request.engine, image).await
+}
+
+fn accepted(id: &RunId, engine: EngineKind, request: &RunRequest, seat: &Seat) -> Event {
+    Event::Accepted(v1::Accepted {
+        run_id: id.to_string(),
+        sandbox_id: seat.sandbox.id.to_string(),
+        engine: convert::engine_to_wire(engine).into(),
+        warm: seat.warm,
+        runtime: convert::runtime_to_wire(request.runtime).into(),
+    })
 }
 
 /// Sees to the packages of a run, building its base image first where that is

@@ -13,7 +13,7 @@ use isol8_core::{
     outcome::Counters,
     sandbox::Network,
 };
-use isol8_engine::{Engine, Interpreter, link::Link};
+use isol8_engine::{Engine, Interpreter, Sandbox, link::Link};
 use isol8_proto::init::{Failed, FailureKind as InitFailure, File, KillAll, from_init, to_init};
 
 use super::{
@@ -23,10 +23,7 @@ use super::{
     registry,
     requests::Requests,
 };
-use crate::{
-    egress::{Egress, Report},
-    pool::Lease,
-};
+use crate::egress::{Egress, Report};
 
 /// What a tool may say when it is asked something.
 const MOST_ANSWER_BYTES: usize = 1 << 20;
@@ -60,23 +57,35 @@ pub(crate) struct Tried {
     pub(crate) report: Report,
 }
 
+/// A sandbox that was just made, for whom it is to become a [`Site`].
+#[derive(Debug)]
+pub(crate) struct Room<'a> {
+    pub(crate) sandbox: &'a mut Sandbox,
+    pub(crate) engine: &'a Arc<dyn Engine>,
+    pub(crate) baseline: Option<Counters>,
+}
+
 impl<'a> Site<'a> {
-    /// A sandbox that was just leased.
+    /// With nobody else in the room.
     pub(crate) fn new(
-        lease: &'a mut Lease,
+        room: Room<'a>,
         network: Network,
         egress: &'a Egress,
         requests: &'a Requests,
     ) -> Self {
-        let sandbox = &mut lease.sandbox;
+        let Room {
+            sandbox,
+            engine,
+            baseline,
+        } = room;
         Self {
-            id: lease.hold.id(),
-            engine: lease.hold.engine(),
+            id: &sandbox.id,
+            engine,
             link: &mut sandbox.link,
             interpreter: &sandbox.interpreter,
             network,
             listener: sandbox.listener.as_ref(),
-            baseline: lease.baseline,
+            baseline,
             egress,
             requests,
         }

@@ -9,12 +9,11 @@ use isol8_core::{
     park,
     sandbox::{SandboxKey, SandboxSpec},
 };
-use isol8_engine::{
-    Engine, Interpreter, Sandbox,
-    link::{Link, PROTOCOL},
-};
-use isol8_proto::init::{Command, EnvVar, FailureKind as InitFailure, Prepare, from_init, to_init};
+use isol8_engine::{Engine, Interpreter, Sandbox};
+use isol8_proto::init::{Command, EnvVar, Prepare};
 use tokio::time::timeout;
+
+use crate::greeting;
 
 /// From the first frame to `Ready`: an interpreter that takes longer to start
 /// will not serve a run either.
@@ -35,7 +34,11 @@ pub(super) struct Made {
 pub(super) async fn make(engine: &dyn Engine, spec: &SandboxSpec) -> Result<Made, Failure> {
     let mut sandbox = engine.create(spec).await?;
     let parked = parked_command(&spec.key, &sandbox.interpreter);
-    let ready = timeout(READY_DEADLINE, get_ready(&mut sandbox.link, parked));
+    let order = Prepare {
+        parked,
+        ..Prepare::default()
+    };
+    let ready = timeout(READY_DEADLINE, greeting::prepare(&mut sandbox.link, order));
     let parked = ready.await.unwrap_or_else(|_| {
         let message = "the init of a new sandbox did not get ready in time";
         Err(Failure::new(FailureKind::EngineTimeout, message))
@@ -49,66 +52,6 @@ pub(super) async fn make(engine: &dyn Engine, spec: &SandboxSpec) -> Result<Made
         parked,
         baseline,
     })
-}
-
-async fn get_ready(link: &mut Link, parked: Option<Command>) -> Result<bool, Failure> {
-    match receive(link).await? {
-        from_init::Message::Hello(hello) if hello.protocol == PROTOCOL => {}
-        from_init::Message::Hello(hello) => {
-            let message = format!(
-                "init speaks protocol {}, this daemon {PROTOCOL}",
-                hello.protocol
-            );
-            return Err(Failure::new(FailureKind::Internal, message)
-                .hint("install isol8d and isol8-init of the same version"));
-        }
-        other => return Err(unexpected(&other)),
-    }
-    let prepare = to_init::Message::Prepare(Prepare {
-        parked,
-        ..Prepare::default()
-    });
-    link.writer
-        .send(prepare)
-        .await
-        .map_err(|error| lost(&error))?;
-    match receive(link).await? {
-        from_init::Message::Ready(ready) => Ok(ready.parked),
-        other => Err(unexpected(&other)),
-    }
-}
-
-async fn receive(link: &mut Link) -> Result<from_init::Message, Failure> {
-    link.reader.recv().await.map_err(|error| lost(&error))
-}
-
-fn lost(error: &(dyn std::error::Error + 'static)) -> Failure {
-    Failure::new(
-        FailureKind::Internal,
-        "a new sandbox was lost before it was ready",
-    )
-    .because(error)
-}
-
-fn unexpected(message: &from_init::Message) -> Failure {
-    let said = match message {
-        from_init::Message::Failed(failed) => {
-            let kind = match failed.kind() {
-                InitFailure::NoSpace => FailureKind::NoSpace,
-                InitFailure::NotFound | InitFailure::NotExecutable => {
-                    FailureKind::InterpreterMissing
-                }
-                _ => FailureKind::Internal,
-            };
-            return Failure::new(kind, "init could not get a new sandbox ready")
-                .cause(failed.message.clone());
-        }
-        from_init::Message::Hello(_) => "Hello",
-        from_init::Message::Ready(_) => "Ready",
-        _ => "a message of a run",
-    };
-    let message = format!("init said {said} out of turn");
-    Failure::new(FailureKind::Internal, message)
 }
 
 /// The command line and environment of the parked interpreter; `None` where

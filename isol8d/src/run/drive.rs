@@ -1,14 +1,15 @@
 //! A run in its sandbox: what is left to install, its network, its program, and
 //! what it has used.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use isol8_core::{
     failure::Failure,
+    ids::SandboxId,
     mask::Secrets,
     outcome::{Counters, Outcome},
 };
-use isol8_engine::link::Link;
+use isol8_engine::{Engine, Sandbox, link::Link};
 use isol8_proto::v1;
 use tokio::time::{Instant, timeout};
 
@@ -20,6 +21,7 @@ use super::{
     packages::{Packages, Place, bounded},
     phase,
     pump::Pump,
+    seat::{Holder, Seat},
     verdict::{Seen, judge, since},
 };
 use crate::{
@@ -27,7 +29,6 @@ use crate::{
     daemon::Daemon,
     egress::{Report, Traffic},
     install::requests::{self, Requests},
-    pool::{Hold, Lease},
 };
 
 /// Where only the counters can tell a kill from an out-of-memory kill, they are
@@ -54,17 +55,22 @@ pub(super) struct Driven {
     pub(super) outcome: Outcome,
     pub(super) heads: Heads,
     pub(super) link: Link,
-    pub(super) hold: Hold,
+    pub(super) sandbox: SandboxId,
+    /// Init waits for the next command.
+    pub(super) clean: bool,
+    pub(super) holder: Holder,
 }
 
 impl Driven {
     /// Before the program had started.
-    fn early(ended: Ended<'_>, link: Link, hold: Hold) -> Option<Self> {
+    fn early(ended: Ended<'_>, sandbox: Sandbox, holder: Holder) -> Option<Self> {
         Some(Self {
+            sandbox: sandbox.id,
             outcome: ended.outcome,
             heads: ended.heads,
-            link,
-            hold,
+            link: sandbox.link,
+            clean: false,
+            holder,
         })
     }
 }
@@ -76,7 +82,7 @@ pub(super) async fn drive(
     daemon: &Daemon,
     job: &mut Job,
     audit: &RunAudit,
-    mut lease: Lease,
+    mut seat: Seat,
     packages: &Packages,
     terms: Terms,
     asked: &mut Report,
@@ -84,19 +90,21 @@ pub(super) async fn drive(
     let leased_after = terms.began.elapsed();
     let secrets = Secrets::new(&job.request.secrets).expect("the gate has checked them");
     let stops = job.stops(daemon);
-    let entered = enter(daemon, job, packages, &mut lease, terms.deadline, asked).await?;
-    let Lease {
+    let entered = enter(daemon, job, packages, &mut seat, terms.deadline, asked).await?;
+    let Seat {
         sandbox,
         parked,
         baseline,
-        hold,
+        holder,
         ..
-    } = lease;
+    } = seat;
+    let id = sandbox.id.clone();
+    let engine = Arc::clone(holder.engine());
     let traffic = match entered {
         Ok(traffic) => traffic,
         Err(ended) => {
             let ended = ended.after(terms.began.elapsed());
-            return Ok(Driven::early(ended, sandbox.link, hold));
+            return Ok(Driven::early(ended, sandbox, holder));
         }
     };
     let own = matches!(packages, Packages::Own { .. });
@@ -112,6 +120,9 @@ pub(super) async fn drive(
         &mut job.client,
         &job.outbox,
     );
+    if holder.outlives() {
+        pump.share();
+    }
     pump.collect(audit.heads());
     let seen = match pump.run(terms.deadline, &stops).await {
         Ok(seen) => seen,
@@ -125,9 +136,10 @@ pub(super) async fn drive(
     }
     let wall = terms.began.elapsed();
     pump.finish();
-    let (report, now) = tokio::join!(closed(traffic), counters(&hold, seen));
+    let (report, now) = tokio::join!(closed(traffic), counters(&engine, &id, seen));
     requests::add(asked, report);
-    let used = now.map(|now| since(baseline, now));
+    let shared = holder.outlives();
+    let used = now.map(|now| since(baseline, now, shared));
     tracing::debug!(
         leased_us = leased_after.as_micros(),
         ran_us = wall.as_micros(),
@@ -140,8 +152,10 @@ pub(super) async fn drive(
     Ok(Some(Driven {
         outcome,
         heads,
+        sandbox: id,
+        clean: pump.is_clean(),
         link: pump.into_link(),
-        hold,
+        holder,
     }))
 }
 
@@ -159,7 +173,7 @@ async fn enter(
     daemon: &Daemon,
     job: &Job,
     packages: &Packages,
-    lease: &mut Lease,
+    seat: &mut Seat,
     deadline: Instant,
     asked: &mut Report,
 ) -> Result<Result<Option<Traffic>, Ended<'static>>, Failure> {
@@ -174,7 +188,7 @@ async fn enter(
         };
         let requests = Requests::default();
         let claim = requests.claim();
-        let work = place.install_here(identity, lease, &mut intake, &requests);
+        let work = place.install_here(identity, seat, &mut intake, &requests);
         let done = bounded(work, deadline, &stops).await;
         intake.finish();
         requests::add(asked, claim.settle().await);
@@ -184,8 +198,9 @@ async fn enter(
         }
     }
     let registries = packages.registries(daemon, request);
-    let door = lease.sandbox.listener.as_ref();
-    let open = network::open(daemon, request, lease.hold.id(), door, &registries);
+    let Seat { sandbox, .. } = seat;
+    let door = sandbox.listener.as_ref();
+    let open = network::open(daemon, request, &sandbox.id, door, &registries);
     let traffic = match bounded(open, deadline, &stops).await {
         Ok(traffic) => traffic?,
         Err(seen) => {
@@ -200,13 +215,13 @@ async fn enter(
 }
 
 /// What the sandbox has used, where that is known in time.
-async fn counters(hold: &Hold, seen: Seen) -> Option<Counters> {
+async fn counters(engine: &Arc<dyn Engine>, id: &SandboxId, seen: Seen) -> Option<Counters> {
     let patience = match seen {
         // Nobody is there to be told.
         Seen::Cancelled => return None,
         seen if seen.needs_counters() => VERDICT_COUNTERS,
         _ => USAGE_COUNTERS,
     };
-    let counted = timeout(patience, hold.engine().counters(hold.id())).await;
+    let counted = timeout(patience, engine.counters(id)).await;
     counted.ok().and_then(Result::ok)
 }

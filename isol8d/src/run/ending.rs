@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use isol8_core::{
     failure::Failure,
+    ids::SandboxId,
     mask::Secrets,
     outcome::{Counters, Outcome, Usage, Verdict},
     request::{RunLimits, RunRequest},
@@ -64,6 +65,8 @@ pub(super) fn conclude(
     let (verdict, reason) = judge(seen, used, &request.limits);
     let rusage = pump.rusage.unwrap_or_default();
     let (cpu, peak_memory_bytes) = match used {
+        // Nobody has reset the mark of an earlier run.
+        Some(used) if used.peak_memory_bytes == 0 => (used.cpu, rusage.max_rss_bytes),
         Some(used) => (used.cpu, used.peak_memory_bytes),
         None => (rusage.cpu, rusage.max_rss_bytes),
     };
@@ -84,7 +87,7 @@ pub(super) fn conclude(
     }
 }
 
-pub(super) fn exited(outcome: Outcome) -> v1::Exited {
+pub(super) fn exited(outcome: Outcome, kept: Option<&SandboxId>) -> v1::Exited {
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let (verdict, code, signal) = match outcome.verdict {
         Verdict::Exited(code) => (v1::Verdict::Exited, Some(code.into()), None),
@@ -110,7 +113,7 @@ pub(super) fn exited(outcome: Outcome) -> v1::Exited {
         stdout_truncated: outcome.stdout_truncated,
         stderr_truncated: outcome.stderr_truncated,
         reason: outcome.reason.unwrap_or_default(),
-        kept_sandbox_id: String::new(),
+        kept_sandbox_id: kept.map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -25,7 +25,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{intake::Intake, lease::limits_of, phase, pump::Stops, verdict::Seen};
+use super::{
+    intake::Intake, lease::limits_of, phase, pump::Stops, seat::Seat, verdict::Seen,
+};
 use crate::{
     daemon::Daemon,
     install::{
@@ -39,7 +41,6 @@ use crate::{
     },
     layers::{Use, Waiting, Wish},
     outbox::Outbox,
-    pool::Lease,
 };
 
 /// Where the packages of a run are.
@@ -53,6 +54,8 @@ pub(super) enum Packages {
     Image,
     /// The same, made for them from an image with this identity.
     Derived { identity: String },
+    /// In the session already.
+    InSession { identity: String },
     /// Still to be installed in the run's own sandbox.
     Own { identity: String },
 }
@@ -62,7 +65,10 @@ impl Packages {
     pub(super) fn registries(&self, daemon: &Daemon, request: &RunRequest) -> Vec<String> {
         match self {
             Self::None | Self::Image => Vec::new(),
-            Self::Layer { identity, .. } | Self::Own { identity } | Self::Derived { identity } => {
+            Self::Layer { identity, .. }
+            | Self::InSession { identity }
+            | Self::Own { identity }
+            | Self::Derived { identity } => {
                 daemon
                     .layers
                     .hosts(identity, request.runtime, &request.install)
@@ -220,7 +226,7 @@ impl Place<'_> {
         let limits = limits_of(self.request);
         let mut lease = daemon.pool.lease(key.clone(), limits).await?;
         let requests = Requests::default();
-        let mut site = Site::new(&mut lease, key.network, &daemon.egress, &requests);
+        let mut site = Site::new(lease.room(), key.network, &daemon.egress, &requests);
         let asked = Sources::ask(&mut site).await;
         // Nobody needs to wait for its end.
         drop(lease);
@@ -237,7 +243,7 @@ impl Place<'_> {
     pub(super) async fn install_here(
         &self,
         identity: &str,
-        lease: &mut Lease,
+        seat: &mut Seat,
         intake: &mut Intake<'_>,
         requests: &Requests,
     ) -> Result<(), Failure> {
@@ -249,14 +255,14 @@ impl Place<'_> {
             runtime: request.runtime,
             packages: &request.install,
             for_layer: false,
-            of_host: lease.hold.engine().kind() == EngineKind::Native,
+            of_host: seat.holder.engine().kind() == EngineKind::Native,
             identity,
             apt: None,
             filter: &filter,
             registries: daemon.layers.registries(),
             text: &text,
         };
-        let mut site = Site::new(lease, request.network, &daemon.egress, requests);
+        let mut site = Site::new(seat.room(), request.network, &daemon.egress, requests);
         let installed = install::install(&mut site, &job);
         intake.follow(&mut text.reader(), installed).await
     }

@@ -27,6 +27,8 @@ pub(super) struct Program {
     code: Code,
     offset: usize,
     file_done: bool,
+    /// The command is not sent before init has the file.
+    waits: bool,
     exec: Option<Exec>,
 }
 
@@ -39,7 +41,19 @@ impl Program {
             code: request.code.clone(),
             offset: 0,
             file_done: false,
+            waits: false,
         }
+    }
+
+    /// An earlier program may have the same name: it must not run in place of one
+    /// that could not be written.
+    pub(super) fn wait_for_file(&mut self) {
+        self.waits = true;
+    }
+
+    /// Init has the file.
+    pub(super) fn file_written(&mut self) {
+        self.waits = false;
     }
 
     /// Everything was given out.
@@ -66,7 +80,7 @@ impl Program {
             }));
             self.offset += piece.len();
         }
-        if self.file_done {
+        if self.file_done && !self.waits {
             frames.extend(self.exec.take().map(to_init::Message::Exec));
         }
         frames

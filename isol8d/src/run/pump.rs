@@ -21,7 +21,7 @@ use isol8_engine::{
 };
 use isol8_proto::{
     init::{
-        Credit, Exited, Failed, FailureKind as InitFailure, KillAll, Signal, exited::How,
+        Credit, Exited, Failed, FailureKind as InitFailure, KillAll, KillRun, Signal, exited::How,
         from_init, to_init,
     },
     v1,
@@ -87,6 +87,10 @@ pub(super) struct Pump<'a> {
     /// The parked interpreter went on; else the program was started plainly.
     pub(super) parked: bool,
     unsent: usize,
+    /// Others live in the sandbox too, and stay.
+    shared: bool,
+    /// Init has said how the program ended.
+    told: bool,
     /// Set when we ended it ourselves.
     ending: Option<Seen>,
     pub(super) rusage: Option<Rusage>,
@@ -123,9 +127,17 @@ impl<'a> Pump<'a> {
             heard: false,
             parked: false,
             unsent: 0,
+            shared: false,
+            told: false,
             ending: None,
             rusage: None,
         }
+    }
+
+    /// The sandbox outlives this run, and may hold what is not of this run.
+    pub(super) fn share(&mut self) {
+        self.shared = true;
+        self.program.wait_for_file();
     }
 
     /// Runs the program to its end.
@@ -216,7 +228,10 @@ impl<'a> Pump<'a> {
     /// Kills the program through init; gives how long to wait for its last words.
     fn kill(&mut self, seen: Seen) -> Instant {
         self.ending = Some(seen);
-        self.push(to_init::Message::KillAll(KillAll {}));
+        self.push(match self.shared {
+            true => to_init::Message::KillRun(KillRun {}),
+            false => to_init::Message::KillAll(KillAll {}),
+        });
         Instant::now() + KILL_GRACE
     }
 
@@ -266,7 +281,10 @@ impl<'a> Pump<'a> {
                 self.stdin.granted(credit.bytes);
                 Ok(())
             }
-            Ok(Message::FileWritten(_)) => Ok(()),
+            Ok(Message::FileWritten(_)) => {
+                self.program.file_written();
+                Ok(())
+            }
             Ok(Message::Exited(exited)) => return Ok(Some(self.exited(&exited))),
             Ok(Message::Failed(failed)) if self.started => {
                 // Such as a signal for a program that is just gone.
@@ -299,6 +317,7 @@ impl<'a> Pump<'a> {
     }
 
     fn exited(&mut self, exited: &Exited) -> Seen {
+        self.told = true;
         let cpu_us = exited.user_us.saturating_add(exited.system_us);
         self.rusage = Some(Rusage {
             cpu: Duration::from_micros(cpu_us),
@@ -333,6 +352,11 @@ impl<'a> Pump<'a> {
     /// Nothing of the run has happened yet: it can be done in another sandbox.
     pub(super) fn is_untouched(&self) -> bool {
         !self.started && !self.heard
+    }
+
+    /// Init waits for the next command, once it has read what it was sent.
+    pub(super) fn is_clean(&self) -> bool {
+        self.told
     }
 
     /// The stream to init. Closing it ends what still runs in the sandbox.

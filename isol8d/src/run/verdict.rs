@@ -114,10 +114,13 @@ fn rounded(bytes: u64) -> ByteSize {
     ByteSize::mib(bytes >> 20)
 }
 
-/// What was used between two readings.
-pub(crate) fn since(baseline: Option<Counters>, now: Counters) -> Counters {
+/// What was used between two readings. In a sandbox that is `shared` with earlier
+/// runs, a peak that none of this run's has passed is not this run's: it is 0.
+pub(crate) fn since(baseline: Option<Counters>, now: Counters, shared: bool) -> Counters {
     let before = baseline.unwrap_or_default();
+    let own_peak = !shared || now.peak_memory_bytes > before.peak_memory_bytes;
     Counters {
+        peak_memory_bytes: if own_peak { now.peak_memory_bytes } else { 0 },
         cpu: now.cpu.saturating_sub(before.cpu),
         oom_kills: now.oom_kills.saturating_sub(before.oom_kills),
         ..now
@@ -231,9 +234,19 @@ mod tests {
             peak_memory_bytes: 7,
             ..Counters::default()
         };
-        let used = since(Some(before), now);
+        let used = since(Some(before), now, false);
         assert_eq!(used.cpu, Duration::from_millis(20));
         assert_eq!(used.oom_kills, 0);
         assert_eq!(used.peak_memory_bytes, 7);
+    }
+
+    #[test]
+    fn the_peak_of_an_earlier_run_is_not_this_ones() {
+        let peak = |peak_memory_bytes| Counters {
+            peak_memory_bytes,
+            ..Counters::default()
+        };
+        let used = |now| since(Some(peak(7)), peak(now), true).peak_memory_bytes;
+        assert_eq!((used(7), used(8)), (0, 8));
     }
 }

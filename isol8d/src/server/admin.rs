@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::principal;
 use crate::{
+    cleanup,
     convert::{self, engine_to_wire, runtime_to_wire},
     daemon::Daemon,
     doctor,
@@ -56,7 +57,7 @@ impl Admin {
             uptime_ms: u64::try_from(daemon.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             engines,
             pools: pool.keys.iter().map(pool_status).collect(),
-            sessions: Vec::new(),
+            sessions: daemon.sessions.infos(),
             runs_in_flight: count(daemon.gate.running()),
             runs_queued: count(daemon.gate.waiting()),
             max_concurrent: daemon.config.max_concurrent,
@@ -168,9 +169,15 @@ impl AdminService for Admin {
 
     async fn cleanup(
         &self,
-        _request: Request<v1::CleanupRequest>,
+        request: Request<v1::CleanupRequest>,
     ) -> Result<Response<v1::CleanupResponse>, Status> {
-        Err(Status::unimplemented("cleanup is not there yet"))
+        let items = match principal(&request) {
+            Ok(who) => cleanup::clean_up(&self.0, who, *request.get_ref()).await,
+            Err(failure) => Err(failure),
+        };
+        items
+            .map(|items| Response::new(v1::CleanupResponse { items }))
+            .map_err(|failure| status::from_failure(&failure))
     }
 
     async fn shutdown(

@@ -1,0 +1,375 @@
+//! Sessions: lasting sandboxes with a name and an owner.
+//!
+//! ```text
+//!  Sessions ──orders (queue)──▶ Owner, one task per session: has the link
+//!     ▲                            │ lends it
+//!     └────────── Turn ◀───────────┘
+//!            given back clean: the next one's turn
+//!            dropped otherwise: the stream is closed, init dials anew
+//! ```
+//! A session exists from its first order on; it has a sandbox, and a line in the
+//! [`store`], from the moment that its first run made one. Nobody but its owner
+//! task and the one [`Turn`] that is out ever speaks to its init, so that a
+//! session never does two things at once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::{Principal, SandboxId},
+    sandbox::EngineKind,
+    session::SessionName,
+};
+use isol8_proto::v1;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{pool::Engines, roster::Roster};
+
+mod connect;
+mod entry;
+mod expiry;
+mod info;
+mod kept;
+mod make;
+mod owner;
+pub(crate) mod record;
+pub(crate) mod store;
+mod turn;
+
+use entry::{Entry, Order};
+pub(crate) use kept::Kept;
+pub(crate) use make::{Fresh, Terms};
+use owner::Owner;
+use record::Record;
+use store::Store;
+pub(crate) use turn::Turn;
+
+/// Lasting sandboxes of one daemon, of all callers. Each costs memory and a uid
+/// while nobody uses it. Past it nobody gets another.
+const MOST_SESSIONS: usize = 256;
+
+/// How long a session that is looked for after a restart may take to say how big
+/// it is, or to be there.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Whose session of which name.
+type Whose = (Principal, SessionName);
+
+/// The sessions of a daemon. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    engines: Engines,
+    store: Store,
+    table: Mutex<BTreeMap<Whose, Arc<Entry>>>,
+    tasks: TaskTracker,
+    /// The daemon lets go of its sessions.
+    closing: CancellationToken,
+}
+
+/// What a cleanup may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Idle {
+    pub(crate) owner: Principal,
+    /// `None`: a kept sandbox.
+    pub(crate) name: Option<SessionName>,
+    pub(crate) sandbox: SandboxId,
+    pub(crate) engine: EngineKind,
+}
+
+impl Sessions {
+    /// Answers for every sandbox of `store`, and starts to look for those that
+    /// are sessions.
+    pub(crate) fn start(store: Store, roster: &Roster, tasks: TaskTracker) -> Self {
+        let sessions = Self(Arc::new(Shared {
+            engines: roster.engines().clone(),
+            store,
+            table: Mutex::default(),
+            tasks,
+            closing: CancellationToken::new(),
+        }));
+        for record in sessions.0.store.all() {
+            if record.lost.is_none() {
+                roster.answer_for(&record.spec());
+            }
+            if let Some(name) = record.name.clone() {
+                let whose = (record.owner, name);
+                sessions.begin(&mut sessions.table(), whose, Some(record));
+            }
+        }
+        sessions
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<Whose, Arc<Entry>>> {
+        // The table is whole between any two statements.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the task of a session.
+    fn begin(
+        &self,
+        table: &mut BTreeMap<Whose, Arc<Entry>>,
+        whose: Whose,
+        record: Option<Record>,
+    ) -> Arc<Entry> {
+        let (entry, orders) = Entry::new(record.as_ref());
+        table.insert(whose.clone(), Arc::clone(&entry));
+        let owner = Owner::new(self.clone(), whose, Arc::clone(&entry), orders, record);
+        self.0.tasks.spawn(owner.run());
+        entry
+    }
+
+    fn find(&self, who: Principal, name: &SessionName) -> Result<Arc<Entry>, Failure> {
+        let found = self.table().get(&(who, name.clone())).cloned();
+        found
+            .filter(|entry| entry.exists())
+            .ok_or_else(|| no_such(name))
+    }
+
+    /// Waits for the turn in a session, which has no sandbox yet where it is new.
+    /// `waits` is called once if there is a wait.
+    ///
+    /// # Errors
+    /// `AtCapacity` where too many wait, `ShuttingDown`; why its sandbox cannot be
+    /// had. `SessionLost` forgets the session.
+    ///
+    /// # Cancellation
+    /// The place in the queue is given up.
+    pub(crate) async fn turn(
+        &self,
+        who: Principal,
+        name: &SessionName,
+        waits: impl FnOnce(),
+    ) -> Result<Turn, Failure> {
+        let entry = {
+            let mut table = self.table();
+            let whose = (who, name.clone());
+            let entry = match table.get(&whose) {
+                Some(entry) => Arc::clone(entry),
+                None if self.0.closing.is_cancelled() => return Err(shutting_down()),
+                None => self.begin(&mut table, whose, None),
+            };
+            entry.expect();
+            entry
+        };
+        if entry.is_busy() {
+            waits();
+        }
+        entry.borrow(true).await
+    }
+
+    /// [`Sessions::turn`] in a session that is there.
+    ///
+    /// # Errors
+    /// `NotFound` as well; `SessionLost` forgets nothing.
+    pub(crate) async fn borrow(
+        &self,
+        who: Principal,
+        name: &SessionName,
+    ) -> Result<Turn, Failure> {
+        let entry = {
+            let table = self.table();
+            let found = table.get(&(who, name.clone())).cloned();
+            let entry = found.filter(|entry| entry.exists());
+            let entry = entry.ok_or_else(|| no_such(name))?;
+            entry.expect();
+            entry
+        };
+        let turn = entry.borrow(false).await?;
+        // Its first run may have come to nothing meanwhile.
+        if turn.record().is_none() {
+            return Err(no_such(name));
+        }
+        Ok(turn)
+    }
+
+    /// Removes a session. Gives its sandbox where that is kept.
+    ///
+    /// # Errors
+    /// `NotFound`; `SessionBusy` while a run goes on in it, unless forced.
+    pub(crate) async fn remove(
+        &self,
+        who: Principal,
+        name: &SessionName,
+        force: bool,
+    ) -> Result<Option<SandboxId>, Failure> {
+        let entry = self.find(who, name)?;
+        if entry.is_busy() {
+            let keeps = entry.record_of(&self.0.store).is_some_and(|record| record.persist);
+            if !force || keeps {
+                return Err(busy(name, keeps));
+            }
+            entry.doom();
+        }
+        entry.removed(Order::Remove { keep: true }).await
+    }
+
+    /// Gives a kept sandbox a name.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidRequest` where there is a session of that name; why it
+    /// cannot be had.
+    pub(crate) async fn adopt(
+        &self,
+        who: Principal,
+        id: &SandboxId,
+        name: &SessionName,
+    ) -> Result<v1::SessionInfo, Failure> {
+        let record = self.0.store.get(id).filter(|record| record.owner == who);
+        let Some(record) = record.filter(|record| record.name.is_none()) else {
+            let message = format!("there is no kept sandbox `{id}`");
+            return Err(Failure::new(FailureKind::NotFound, message)
+                .hint("`isol8 session ls` shows which there are"));
+        };
+        let named = Record {
+            name: Some(name.clone()),
+            used: SystemTime::now(),
+            ..record.clone()
+        };
+        let whose = (who, name.clone());
+        if self.table().contains_key(&whose) {
+            return Err(taken(name));
+        }
+        self.0.store.put(named.clone()).await?;
+        let begun = {
+            let mut table = self.table();
+            let free = !table.contains_key(&whose) && !self.0.closing.is_cancelled();
+            free.then(|| self.begin(&mut table, whose, Some(named)))
+        };
+        let Some(entry) = begun else {
+            self.0.store.put(record).await?;
+            return Err(taken(name));
+        };
+        entry.settled(PATIENCE).await?;
+        Ok(info::of(&entry, &self.0.store, name.as_str(), None))
+    }
+
+    /// The sessions of a caller and what was kept for the caller; with their
+    /// sizes, where they are idle.
+    pub(crate) async fn list(&self, who: Principal, sizes: bool) -> Vec<v1::SessionInfo> {
+        let entries: Vec<(SessionName, Arc<Entry>)> = {
+            let table = self.table();
+            let own = table.iter().filter(|((owner, _), _)| *owner == who);
+            own.map(|((_, name), entry)| (name.clone(), Arc::clone(entry)))
+                .collect()
+        };
+        let asked = entries.iter().map(|(name, entry)| async move {
+            let size = match sizes && !entry.is_busy() {
+                true => timeout(PATIENCE, entry.size()).await.ok().flatten(),
+                false => None,
+            };
+            entry
+                .exists()
+                .then(|| info::of(entry, &self.0.store, name.as_str(), size))
+        });
+        let mut all: Vec<_> = futures_util::future::join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
+        let kept = self.0.store.all().into_iter();
+        all.extend(
+            kept.filter(|record| record.owner == who && record.name.is_none())
+                .map(|record| info::of_kept(&record)),
+        );
+        all
+    }
+
+    /// The sandbox of a session, also one that was made just now.
+    fn sandbox_of(&self, whose: &Whose) -> Option<SandboxId> {
+        let records = self.0.store.all().into_iter();
+        let mut own = records.filter(|record| record.owner == whose.0);
+        own.find(|record| record.name.as_ref() == Some(&whose.1))
+            .map(|record| record.sandbox)
+    }
+
+    /// How many sessions there are, of all callers.
+    pub(crate) fn infos(&self) -> Vec<v1::SessionInfo> {
+        let table = self.table();
+        let there = table.iter().filter(|(_, entry)| entry.exists());
+        there
+            .map(|((_, name), entry)| info::of(entry, &self.0.store, name.as_str(), None))
+            .collect()
+    }
+
+    /// What a cleanup may take: of one caller, or of everybody.
+    pub(crate) fn idle(&self, who: Option<Principal>) -> Vec<Idle> {
+        let table = self.table();
+        let is_idle = |record: &Record| match &record.name {
+            None => true,
+            Some(name) => table
+                .get(&(record.owner, name.clone()))
+                .is_none_or(|entry| !entry.is_busy()),
+        };
+        let records = self.0.store.all().into_iter();
+        records
+            .filter(|record| who.is_none_or(|who| record.owner == who) && is_idle(record))
+            .map(|record| Idle {
+                owner: record.owner,
+                name: record.name,
+                sandbox: record.sandbox,
+                engine: record.key.engine,
+            })
+            .collect()
+    }
+
+    /// Removes one of those, with its sandbox.
+    ///
+    /// # Errors
+    /// `SessionBusy` where a run has come meanwhile; why it cannot be removed.
+    pub(crate) async fn remove_idle(&self, idle: &Idle) -> Result<(), Failure> {
+        let Some(name) = &idle.name else {
+            return self.remove_kept(&idle.sandbox).await;
+        };
+        let Ok(entry) = self.find(idle.owner, name) else {
+            return Ok(());
+        };
+        if entry.is_busy() {
+            return Err(busy(name, false));
+        }
+        entry.removed(Order::Remove { keep: false }).await.map(drop)
+    }
+
+    /// Lets go of every session, which then waits for the next daemon.
+    pub(crate) async fn close(&self) {
+        self.0.closing.cancel();
+        self.0.store.settle().await;
+    }
+}
+
+fn no_such(name: &SessionName) -> Failure {
+    let message = format!("there is no session `{name}`");
+    Failure::new(FailureKind::NotFound, message).hint("`isol8 session ls` shows which there are")
+}
+
+fn taken(name: &SessionName) -> Failure {
+    let message = format!("there is a session `{name}` already");
+    Failure::new(FailureKind::InvalidRequest, message)
+        .hint(format!("choose another name, or `isol8 session rm {name}`"))
+}
+
+fn busy(name: &SessionName, keeps: bool) -> Failure {
+    let failure = Failure::new(
+        FailureKind::SessionBusy,
+        format!("a run goes on in session `{name}`"),
+    );
+    match keeps {
+        true => failure
+            .cause("its sandbox is to be kept")
+            .hint("wait for the run to end, or stop it"),
+        false => failure.hint(format!(
+            "wait for it to end, or `isol8 session rm --force {name}`"
+        )),
+    }
+}
+
+fn shutting_down() -> Failure {
+    Failure::new(FailureKind::ShuttingDown, "the daemon is going down")
+}

@@ -1,0 +1,50 @@
+//! What is told of a session.
+
+use isol8_core::failure::Failure;
+use isol8_proto::v1::{SessionInfo, SessionState};
+
+use super::{
+    entry::{Doing, Entry},
+    record::{Record, millis},
+    store::Store,
+};
+
+/// A session that is there.
+pub(super) fn of(entry: &Entry, store: &Store, name: &str, size: Option<u64>) -> SessionInfo {
+    let view = entry.view.borrow().clone();
+    let (state, reason) = match &view.doing {
+        Doing::Busy => (SessionState::Busy, String::new()),
+        Doing::Idle | Doing::Nothing => (SessionState::Idle, String::new()),
+        Doing::Starting => (SessionState::Starting, String::new()),
+        Doing::Unreachable(failure) => (SessionState::Starting, Failure::to_string(failure)),
+        Doing::Lost(reason) => (SessionState::Lost, reason.clone()),
+    };
+    let record = view.sandbox.as_ref().and_then(|id| store.get(id));
+    let mut info = record.as_ref().map(of_kept).unwrap_or_default();
+    name.clone_into(&mut info.name);
+    info.state = state.into();
+    info.reason = reason;
+    info.size_bytes = size;
+    info.waiting = view.waiting;
+    if state == SessionState::Busy {
+        info.idle_ms = 0;
+    }
+    info
+}
+
+/// A sandbox without a name.
+pub(super) fn of_kept(record: &Record) -> SessionInfo {
+    SessionInfo {
+        name: String::new(),
+        runtime: record.key.runtime.to_string(),
+        engine: record.key.engine.to_string(),
+        idle_ms: u64::try_from(record.idle().as_millis()).unwrap_or(u64::MAX),
+        sandbox_id: record.sandbox.to_string(),
+        state: SessionState::Idle.into(),
+        size_bytes: None,
+        waiting: 0,
+        created_ms: millis(record.created),
+        persist: record.persist,
+        reason: record.lost.clone().unwrap_or_default(),
+    }
+}
