@@ -3,7 +3,8 @@
 //!
 //! Reading order: how an engine is asked ([`client`]), what a container is from
 //! its creation to its removal ([`container`]), who is responsible for it
-//! meanwhile ([`live`]), what it has used ([`accounting`]); then images
+//! meanwhile ([`live`]), how one that lasts is taken over ([`adopt`]), what it has
+//! used ([`accounting`]); then images
 //! ([`image`], [`pull`], [`builder`], [`build`], [`packed`], [`derive`], [`custom`],
 //! [`removal`]) and what can be wrong ([`doctor`]).
 //!
@@ -42,6 +43,7 @@ use crate::{
 };
 
 mod accounting;
+mod adopt;
 mod build;
 mod builder;
 mod client;
@@ -265,8 +267,7 @@ impl Engine for DockerEngine {
     }
 
     async fn adopt(&self, adoption: &Adoption) -> Result<Sandbox, Failure> {
-        let message = format!("sandbox `{}` cannot be taken over yet", adoption.spec.id);
-        Err(Failure::new(FailureKind::NotYet, message))
+        self.0.take_over(adoption).await
     }
 
     async fn image_names(&self) -> Result<Vec<String>, Failure> {

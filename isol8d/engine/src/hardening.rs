@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bollard::models::{
@@ -29,6 +30,9 @@ pub const LABEL_DAEMON: &str = "isol8.daemon";
 pub const LABEL_SANDBOX: &str = "isol8.sandbox";
 /// When a container was made, in seconds of Unix time.
 pub const LABEL_CREATED: &str = "isol8.created";
+
+/// Marks a container that outlives its stream.
+pub const LABEL_LASTING: &str = "isol8.lasting";
 
 /// Where the kit is mounted.
 const KIT: &str = "/isol8/kit";
@@ -99,6 +103,8 @@ pub struct Ground<'a> {
     pub cgroup_v1: bool,
     /// Cores of the engine's host: it refuses a share of more.
     pub cores: u32,
+    /// Without a daemon for so long, a container that lasts ends by itself.
+    pub orphaned: Duration,
 }
 
 /// The name of a sandbox's container.
@@ -203,7 +209,7 @@ pub fn create_body(spec: &SandboxSpec, ground: &Ground<'_>) -> ContainerCreateBo
         user: Some(format!("{0}:{0}", ground.uid)),
         image: Some(ground.image.into()),
         entrypoint: Some(vec![format!("{KIT}/init")]),
-        cmd: Some(init_arguments(spec.key.network)),
+        cmd: Some(init_arguments(spec, ground)),
         // The program's environment comes over the socket; what stands here is
         // seen by everybody who may inspect containers.
         env: Some(Vec::new()),
@@ -230,21 +236,29 @@ pub fn create_body(spec: &SandboxSpec, ground: &Ground<'_>) -> ContainerCreateBo
     }
 }
 
-fn init_arguments(network: Network) -> Vec<String> {
+fn init_arguments(spec: &SandboxSpec, ground: &Ground<'_>) -> Vec<String> {
     let mut arguments = vec![format!("{LINK}/sock")];
-    if network == Network::Filtered {
+    if spec.key.network == Network::Filtered {
         arguments.push("--egress".into());
+    }
+    if spec.lasting {
+        let orphaned = ground.orphaned.as_millis().to_string();
+        arguments.extend(["--lasting".into(), "--orphan-ms".into(), orphaned]);
     }
     arguments
 }
 
 fn labels(spec: &SandboxSpec, ground: &Ground<'_>) -> HashMap<String, String> {
-    HashMap::from([
+    let mut labels = HashMap::from([
         (LABEL_MANAGED.into(), "1".into()),
         (LABEL_DAEMON.into(), ground.daemon.to_string()),
         (LABEL_SANDBOX.into(), spec.id.to_string()),
         (LABEL_CREATED.into(), ground.created.to_string()),
-    ])
+    ]);
+    if spec.lasting {
+        labels.insert(LABEL_LASTING.into(), "1".into());
+    }
+    labels
 }
 
 fn host_config(spec: &SandboxSpec, ground: &Ground<'_>) -> HostConfig {

@@ -44,9 +44,9 @@ use crate::{
 /// init dials within milliseconds of its start.
 const ACCEPT: Duration = Duration::from_secs(10);
 /// How often a container is looked at that does not dial.
-const LOOK: Duration = Duration::from_millis(300);
+pub(super) const LOOK: Duration = Duration::from_millis(300);
 /// The longest that an engine takes to learn that a container has ended.
-const LEARN: Duration = Duration::from_secs(2);
+pub(super) const LEARN: Duration = Duration::from_secs(2);
 /// Between two tries to remove a container.
 const REMOVE_AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks for a container that may come late, and how many in a row
@@ -192,7 +192,7 @@ impl Inner {
         }
         let accounting = match Accounting::of(pid, &container) {
             Ok(accounting) => accounting,
-            Err(error) => return Err(self.unaccounted(&container, &error).await),
+            Err(error) => return Err(self.unseen_yet(&container, &error).await),
         };
         let expected = Expected {
             pid,
@@ -225,7 +225,7 @@ impl Inner {
 
     /// A runtime with a kernel of its own for each sandbox passes no descriptors
     /// to the host's.
-    fn blame_runtime(&self, failure: Failure) -> Failure {
+    pub(super) fn blame_runtime(&self, failure: Failure) -> Failure {
         match &self.settings.runtime {
             Some(runtime) if failure.kind == FailureKind::Unsupported => failure
                 .cause(format!(
@@ -289,6 +289,7 @@ impl Inner {
             seccomp: &profile,
             podman: ready.facts.podman,
             runtime: self.settings.runtime.as_deref(),
+            orphaned: self.place.orphaned,
             cgroup_v1: self.cgroup_v1,
             cores: ready.facts.cores,
         };
@@ -430,17 +431,10 @@ impl Inner {
 
     /// Why the cgroup of a container is not found: it has ended since, or the
     /// engine's processes cannot be seen from here.
-    async fn unaccounted(&self, container: &str, error: &io::Error) -> Failure {
+    async fn unseen_yet(&self, container: &str, error: &io::Error) -> Failure {
         // The engine learns of the end of a process a moment after the kernel.
-        if let Ok(ended) = timeout(LEARN, self.ended(container)).await {
-            return ended;
-        }
-        Failure::new(
-            FailureKind::HostLacks,
-            "cannot see the cgroup of a container: its limits cannot be watched",
-        )
-        .because(error)
-        .hint("run isol8d on the engine's own host, outside of any container")
+        let ended = timeout(LEARN, self.ended(container)).await;
+        ended.unwrap_or_else(|_| unaccounted(error))
     }
 
     /// Ends when a container has ended. Cancel safe.
@@ -458,17 +452,28 @@ impl Inner {
     }
 }
 
+/// The engine's processes cannot be seen from here.
+pub(super) fn unaccounted(error: &io::Error) -> Failure {
+    Failure::new(
+        FailureKind::HostLacks,
+        "cannot see the cgroup of a container: its limits cannot be watched",
+    )
+    .because(error)
+    .hint("run isol8d on the engine's own host, outside of any container")
+}
+
 /// Who may take the socket.
-struct Expected<'a> {
-    pid: i64,
+pub(super) struct Expected<'a> {
+    pub(super) pid: i64,
     /// `None` where the engine maps uids.
-    uid: Option<u32>,
-    other_runtime: bool,
-    container: &'a str,
+    pub(super) uid: Option<u32>,
+    /// Where no program runs yet, any process of the container may call.
+    pub(super) other_runtime: bool,
+    pub(super) container: &'a str,
 }
 
 impl Expected<'_> {
-    fn is(&self, peer: &Peer) -> bool {
+    pub(super) fn is(&self, peer: &Peer) -> bool {
         let init = i64::from(peer.pid) == self.pid;
         let owner = self.uid.is_none_or(|uid| uid == peer.uid);
         // A runtime such as gVisor dials from a helper beside its process.

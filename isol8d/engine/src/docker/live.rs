@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  (none) ──begin──▶ Making ──settle──▶ Live ──drop_entry──▶ (none)
-//!                      │                  │
+//!     │                │                  │▲
+//!     └────────────────┼─ know ───────────┼┘
 //!                      └───── strand ─────┴──▶ Stranded ──drop_entry──▶ (none)
 //! ```
 //! A sandbox is stranded when the engine did not say that it is gone. Its uid
@@ -59,12 +60,64 @@ enum Entry {
 
 /// Every container of this engine, by its sandbox.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<SandboxId, Entry>>);
+pub(super) struct Registry {
+    entries: Mutex<HashMap<SandboxId, Entry>>,
+    /// Those that somebody is taking over.
+    adopting: Mutex<HashSet<SandboxId>>,
+}
+
+/// The right to take a sandbox over, given back on drop.
+#[derive(Debug)]
+pub(super) struct Adopting<'a> {
+    registry: &'a Registry,
+    id: SandboxId,
+}
+
+impl Drop for Adopting<'_> {
+    fn drop(&mut self) {
+        self.registry.adopting().remove(&self.id);
+    }
+}
 
 impl Registry {
     fn entries(&self) -> MutexGuard<'_, HashMap<SandboxId, Entry>> {
         // Every change below is one statement.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adopting(&self) -> MutexGuard<'_, HashSet<SandboxId>> {
+        self.adopting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves the right to take a sandbox over: a second socket would be in the
+    /// way of the first.
+    ///
+    /// # Errors
+    /// When somebody has it.
+    pub(super) fn begin_adoption(&self, id: &SandboxId) -> Result<Adopting<'_>, Failure> {
+        if self.adopting().insert(id.clone()) {
+            let (registry, id) = (self, id.clone());
+            return Ok(Adopting { registry, id });
+        }
+        let message = format!("somebody is taking over sandbox `{id}` already");
+        Err(Failure::new(FailureKind::Internal, message))
+    }
+
+    /// An earlier process made it.
+    ///
+    /// # Errors
+    /// When this process is making it, or does not know what has become of it.
+    pub(super) fn know(&self, id: &SandboxId, live: Live) -> Result<(), Failure> {
+        match self.entries().entry(id.clone()) {
+            Slot::Vacant(slot) => {
+                slot.insert(Entry::Live(live));
+                Ok(())
+            }
+            Slot::Occupied(_) => {
+                let message = format!("sandbox `{id}` is not one that lasts");
+                Err(Failure::new(FailureKind::Internal, message))
+            }
+        }
     }
 
     /// Reserves the name.
@@ -127,10 +180,7 @@ impl Registry {
     ) -> Result<T, Failure> {
         match self.entries().get_mut(id) {
             Some(Entry::Live(live)) => Ok(look(live)),
-            _ => Err(Failure::new(
-                FailureKind::NotFound,
-                format!("there is no sandbox `{id}` on the Docker engine"),
-            )),
+            _ => Err(no_such(id)),
         }
     }
 
@@ -144,9 +194,25 @@ impl Registry {
     }
 }
 
+pub(super) fn no_such(id: &SandboxId) -> Failure {
+    let message = format!("there is no sandbox `{id}` on the Docker engine");
+    Failure::new(FailureKind::NotFound, message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_at_a_time_takes_a_sandbox_over() {
+        let registry = Registry::default();
+        let id = SandboxId::random();
+        let first = registry.begin_adoption(&id).unwrap();
+        assert!(registry.begin_adoption(&id).is_err());
+        registry.begin_adoption(&SandboxId::random()).unwrap();
+        drop(first);
+        registry.begin_adoption(&id).unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_stranded_uid_is_kept_until_the_engine_had_its_time() {

@@ -53,6 +53,7 @@ fn body(change: impl FnOnce(&mut SandboxSpec, &mut Ground<'_>)) -> Value {
         runtime: None,
         cgroup_v1: false,
         cores: 4,
+        orphaned: Duration::from_secs(3),
     };
     let mut spec = spec();
     change(&mut spec, &mut ground);
@@ -270,6 +271,22 @@ fn each_network_mode() {
     field(mode(Network::Host), "/NetworkDisabled", json!(false));
     // Engines refuse a setting of a namespace that is the host's.
     field(mode(Network::Host), "/HostConfig/Sysctls", Value::Null);
+}
+
+#[test]
+fn a_lasting_container_is_told_so_and_marked() {
+    let label = "/Labels/isol8.lasting";
+    field(|_, _| {}, label, Value::Null);
+    let lasting = |spec: &mut SandboxSpec, _: &mut Ground<'_>| {
+        spec.lasting = true;
+        spec.key.network = Network::Filtered;
+    };
+    field(lasting, label, json!("1"));
+    let arguments = "/isol8/link/sock --egress --lasting --orphan-ms 3000";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    field(lasting, "/Cmd", json!(arguments));
+    // It may not come back from the dead.
+    field(lasting, "/HostConfig/RestartPolicy/Name", json!("no"));
 }
 
 #[test]
