@@ -9,7 +9,7 @@ use isol8_core::{
 };
 use isol8_proto::v1::{
     admin_service_server::AdminServiceServer, image_service_server::ImageServiceServer,
-    run_service_server::RunServiceServer,
+    run_service_server::RunServiceServer, session_service_server::SessionServiceServer,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,9 +25,13 @@ use crate::{
 mod admin;
 mod image;
 mod run;
+mod session;
 
 /// A program of 16 MiB with its environment and room to spare.
 const MAX_RUN_MESSAGE_BYTES: usize = 20 << 20;
+
+/// A piece of a file of 256 KiB, or an entry with its path, and room to spare.
+const MAX_FILE_MESSAGE_BYTES: usize = 1 << 20;
 
 /// Everything else is small.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
@@ -80,6 +84,10 @@ where
         .add_service(
             ImageServiceServer::new(image::Images(Arc::clone(&daemon)))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            SessionServiceServer::new(session::Sessions(Arc::clone(&daemon)))
+                .max_decoding_message_size(MAX_FILE_MESSAGE_BYTES),
         )
         .add_service(health)
         .add_service(reflection)

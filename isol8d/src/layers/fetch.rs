@@ -1,9 +1,8 @@
 //! Takes a folder out of a sandbox and puts it on disk as the tree of a layer.
 
-use bytes::Bytes;
 use isol8_core::failure::{Failure, FailureKind};
 use isol8_engine::link::Link;
-use isol8_proto::init::{Credit, Entry, FailureKind as InitFailure, Fetch, from_init, to_init};
+use isol8_proto::init::{Failed, FailureKind as InitFailure, Fetch, to_init};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{
@@ -11,22 +10,14 @@ use super::{
     store::{Draft, Store},
     tree::{Tree, TreeError, Written},
 };
-
-/// Data that init may send before the disk has taken what came before.
-const WINDOW_BYTES: u64 = 1 << 20;
+use crate::files::{
+    WINDOW_BYTES,
+    entries::{Entries, Piece, ReadError},
+};
 
 /// Entries and pieces that wait for the disk. Past it, nothing more is read from
 /// init.
 const QUEUE: usize = 16;
-
-/// What the disk is to take.
-#[derive(Debug)]
-enum Piece {
-    Entry(Entry),
-    Data(Bytes),
-    /// Without it, what has come is not all.
-    End,
-}
 
 /// Copies `folder`, relative to /sandbox, from a sandbox in which nothing runs.
 ///
@@ -69,59 +60,53 @@ async fn receive(
     folder: &str,
     pieces: mpsc::Sender<Piece>,
 ) -> Result<(), Failure> {
-    use from_init::Message;
     let lost = |error: isol8_engine::link::LinkError| broken("is gone").because(&error);
-    let fetch = to_init::Message::Fetch(Fetch {
+    let order = Fetch {
         path: folder.as_bytes().to_vec().into(),
         max_bytes: MOST_LAYER_BYTES,
         max_entries: MOST_LAYER_ENTRIES,
         credit: WINDOW_BYTES,
         ..Fetch::default()
-    });
+    };
+    let mut entries = Entries::of(&order);
+    let fetch = to_init::Message::Fetch(order);
     link.writer.send(fetch).await.map_err(lost)?;
-    let mut window = WINDOW_BYTES;
+    let mut taken = 0;
     loop {
-        let piece = match link.reader.recv().await.map_err(lost)? {
-            Message::Entry(entry) => Piece::Entry(entry),
-            Message::EntryData(data) => {
-                let left = window.checked_sub(data.len() as u64);
-                window = left.ok_or_else(|| broken("sent more data than it may"))?;
-                Piece::Data(data)
-            }
-            Message::Fetched(_) => {
-                // A writer that is gone has a reason of its own.
-                let _gone = pieces.send(Piece::End).await;
-                return Ok(());
-            }
-            Message::Failed(failed) => {
-                let failure = Failure::new(
-                    FailureKind::InstallFailed,
-                    "the packages cannot be kept for later runs",
-                )
-                .cause(failed.message.clone())
-                .hint("`--no-install-cache` installs them for one run alone");
-                return Err(match failed.kind() {
-                    InitFailure::NoSpace => failure.cause(format!(
-                        "a layer holds at most {} MiB in {MOST_LAYER_ENTRIES} files",
-                        MOST_LAYER_BYTES >> 20
-                    )),
-                    _ => failure,
-                });
-            }
-            _ => return Err(broken("spoke out of turn")),
+        let piece = match entries.next(&mut link.reader).await {
+            Ok(piece) => piece,
+            Err(ReadError::Lost(error)) => return Err(lost(error)),
+            Err(ReadError::Breach(how)) => return Err(broken(how)),
+            Err(ReadError::Refused(failed)) => return Err(unfetched(&failed)),
         };
-        if pieces.send(piece).await.is_err() {
+        let is_end = matches!(piece, Piece::End(_));
+        if let Piece::Data(data) = &piece {
+            taken += data.len() as u64;
+        }
+        // A writer that is gone has a reason of its own.
+        if pieces.send(piece).await.is_err() || is_end {
             return Ok(());
         }
-        if window <= WINDOW_BYTES / 2 {
-            let credit = to_init::Message::Credit(Credit {
-                stdout: 0,
-                stderr: 0,
-                data: WINDOW_BYTES - window,
-            });
-            window = WINDOW_BYTES;
+        if taken >= entries.step() {
+            let credit = entries.taken(std::mem::take(&mut taken));
             link.writer.send(credit).await.map_err(lost)?;
         }
+    }
+}
+
+fn unfetched(failed: &Failed) -> Failure {
+    let failure = Failure::new(
+        FailureKind::InstallFailed,
+        "the packages cannot be kept for later runs",
+    )
+    .cause(failed.message.clone())
+    .hint("`--no-install-cache` installs them for one run alone");
+    match failed.kind() {
+        InitFailure::NoSpace => failure.cause(format!(
+            "a layer holds at most {} MiB in {MOST_LAYER_ENTRIES} files",
+            MOST_LAYER_BYTES >> 20
+        )),
+        _ => failure,
     }
 }
 
@@ -136,7 +121,7 @@ fn write(
         let taken = match piece {
             Piece::Entry(entry) => tree.entry(&entry),
             Piece::Data(data) => tree.data(&data),
-            Piece::End => {
+            Piece::End(_) => {
                 let written = tree.finish().map_err(|error| unkept(&error))?;
                 return Ok(Some((draft, written)));
             }

@@ -1,0 +1,7 @@
+//! Transfers against an init of the tests' own making: what it hears, and what
+//! it says, down to the frame.
+
+mod get;
+mod init;
+mod put;
+mod small;
