@@ -26,6 +26,7 @@ use isol8_engine::Interpreter;
 use crate::{egress::Report, layers::registries::Registries};
 
 pub(crate) mod apt;
+pub(crate) mod copy;
 pub(crate) mod errand;
 pub(crate) mod recipe;
 pub(crate) mod registry;
