@@ -51,7 +51,9 @@ pub(super) async fn cleanup(
         if goes.is_empty() {
             return nothing(args.json, &stays);
         }
-        console.say(&listed(&goes, &stays));
+        for line in listed(&goes, &stays).lines() {
+            console.say(line);
+        }
         if !confirmed(goes.len(), console)? {
             console.say("nothing was removed");
             return Ok(Exit::Done);

@@ -1,5 +1,7 @@
 //! A daemon that does what the test says, on a socket of its own.
 
+mod session;
+
 use std::{
     future::Future,
     path::{Path, PathBuf},
@@ -9,16 +11,18 @@ use std::{
 };
 
 use isol8_proto::v1::{
-    Accepted, BuildRequest, Check, CheckStatus, DoctorRequest, DoctorResponse, EgressStatus,
-    Engine, EngineStatus, ErrorDetail, Exited, ImageReady, InstallCache, ListImagesRequest,
-    ListImagesResponse, NetworkLog, NetworkRequest, Notice, Phase, PhaseChanged, RunEvent,
-    RunRequest, Runtime, SetupDone, SetupEvent, SetupRequest, ShutdownRequest, ShutdownResponse,
-    Start, StatusRequest, StatusResponse, StdinTaken, Verdict, WarmRequest, WarmResponse,
+    Accepted, BuildRequest, Check, CheckStatus, CleanupRequest, CleanupResponse, DoctorRequest,
+    DoctorResponse, EgressStatus, Engine, EngineStatus, ErrorDetail, Exited, ImageReady,
+    InstallCache, ListImagesRequest, ListImagesResponse, NetworkLog, NetworkRequest, Notice, Phase,
+    PhaseChanged, RunEvent, RunRequest, Runtime, SetupDone, SetupEvent, SetupRequest,
+    ShutdownRequest, ShutdownResponse, Start, StatusRequest, StatusResponse, StdinTaken, Verdict,
+    WarmRequest, WarmResponse,
     admin_service_server::{AdminService, AdminServiceServer},
     image_service_server::{ImageService, ImageServiceServer},
     run_event::Event,
     run_request::Message as Sent,
     run_service_server::{RunService, RunServiceServer},
+    session_service_server::SessionServiceServer,
     setup_event,
 };
 use prost::Message as _;
@@ -26,6 +30,8 @@ use tempfile::TempDir;
 use tokio::{net::UnixListener, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
+
+pub(crate) use session::{Answers, Step, entry, failing};
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Script = Arc<dyn Fn(Run) -> Work + Send + Sync>;
@@ -35,6 +41,7 @@ pub(crate) struct Fake {
     /// The socket's folder, and a place for the test's files.
     pub(crate) folder: TempDir,
     script: Script,
+    answers: Arc<Answers>,
     version: Option<&'static str>,
     seen: Arc<Mutex<Vec<String>>>,
 }
@@ -66,6 +73,13 @@ impl Fake {
         Self::prepared(script, Some(version)).listening()
     }
 
+    /// As [`Fake::new`], with sessions and a cleanup that answer so.
+    pub(crate) fn answering(answers: Answers) -> Self {
+        let mut fake = Self::silent();
+        fake.answers = Arc::new(answers);
+        fake.listening()
+    }
+
     /// Does not listen yet.
     pub(crate) fn silent() -> Self {
         Self::prepared(|run: Run| run.simple(0), None)
@@ -80,6 +94,7 @@ impl Fake {
         Self {
             folder: tempfile::tempdir().expect("a folder"),
             script,
+            answers: Arc::default(),
             version,
             seen: Arc::default(),
         }
@@ -114,6 +129,7 @@ impl Fake {
     pub(crate) fn listen(&self) {
         let services = Services {
             script: Arc::clone(&self.script),
+            answers: Arc::clone(&self.answers),
             version: self.version,
             seen: Arc::clone(&self.seen),
         };
@@ -141,6 +157,7 @@ fn serve(listener: std::os::unix::net::UnixListener, services: Services) {
                 RunServiceServer::new(services.clone()).max_decoding_message_size(32 << 20),
             )
             .add_service(AdminServiceServer::new(services.clone()))
+            .add_service(SessionServiceServer::new(services.clone()))
             .add_service(ImageServiceServer::new(services))
             .serve_with_incoming(incoming)
             .await
@@ -283,6 +300,7 @@ impl Run {
 #[derive(Clone)]
 struct Services {
     script: Script,
+    answers: Arc<Answers>,
     version: Option<&'static str>,
     seen: Arc<Mutex<Vec<String>>>,
 }
@@ -342,6 +360,7 @@ impl AdminService for Services {
                 sandboxes: 2,
             }],
             socket: "/x.sock".to_owned(),
+            sessions: self.answers.sessions.clone(),
             install_cache: Some(InstallCache {
                 layers: 3,
                 bytes: 300 << 20,
@@ -380,9 +399,9 @@ impl AdminService for Services {
 
     async fn cleanup(
         &self,
-        _request: Request<isol8_proto::v1::CleanupRequest>,
-    ) -> Result<Response<isol8_proto::v1::CleanupResponse>, Status> {
-        Err(Status::unimplemented("the fake cleans nothing"))
+        request: Request<CleanupRequest>,
+    ) -> Result<Response<CleanupResponse>, Status> {
+        self.clean(&request.into_inner())
     }
 
     async fn shutdown(

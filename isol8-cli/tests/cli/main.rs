@@ -2,7 +2,9 @@
 //!
 //! [`fake`] is that daemon, [`cli`] runs the binary; then what is typed wrong
 //! ([`usage`]), runs ([`runs`], [`output`], [`interrupts`], [`stdin`]), how a
-//! daemon is started ([`launch`]), and the other commands ([`commands`]).
+//! daemon is started ([`launch`]), sessions ([`session`]) with their files
+//! ([`copy_up`], [`copy_down`], [`hostile`]), and the other commands ([`commands`],
+//! [`cleanup`]).
 
 mod cli;
 mod fake;
@@ -14,6 +16,12 @@ mod output;
 mod runs;
 mod stdin;
 
+mod copy_down;
+mod copy_up;
+mod hostile;
+mod session;
+
+mod cleanup;
 mod commands;
 mod launch;
 mod network;
