@@ -39,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod gate;
 
+mod empty;
 mod forget;
 mod make;
 mod owner;
@@ -47,6 +48,8 @@ mod owner;
 mod tests;
 
 use owner::{Note, Owner, Request};
+
+use crate::install::site::Room;
 
 /// Every engine of this daemon.
 pub type Engines = BTreeMap<EngineKind, Arc<dyn Engine>>;
@@ -81,6 +84,15 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// For an installation in it.
+    pub(crate) fn room(&mut self) -> Room<'_> {
+        Room {
+            sandbox: &mut self.sandbox,
+            engine: self.hold.engine(),
+            baseline: self.baseline,
+        }
+    }
+
     /// [`Hold::release`], after closing the link.
     pub async fn release(self) {
         let Self { sandbox, hold, .. } = self;
@@ -269,9 +281,32 @@ impl PoolHandle {
     /// They go all the same.
     pub async fn forget(&self, layers: BTreeSet<LayerId>) {
         let (done, gone) = oneshot::channel();
-        let _owner_gone = self.notes.send(Note::Forget { layers, done });
-        // Without its task the pool keeps nothing.
+        self.note(Note::Forget { layers, done });
         let _gone = gone.await;
+    }
+
+    /// The sandboxes that are warm: nobody has them.
+    pub async fn idle(&self) -> Vec<(SandboxId, EngineKind)> {
+        let (reply, answer) = oneshot::channel();
+        self.note(Note::Idle { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Destroys every sandbox that is warm now, and keeps none from now on until
+    /// somebody asks for one again, prewarmed or not. Leases are not touched, nor
+    /// is what is being made for somebody.
+    ///
+    /// Waits until each was tried to destroy once, and gives how that went; where
+    /// it failed the pool goes on trying by itself. Waits also for what was being
+    /// made for nobody, which is destroyed as soon as it is made and counts for
+    /// nothing.
+    ///
+    /// # Cancellation
+    /// They go all the same.
+    pub async fn empty(&self) -> Vec<(SandboxId, EngineKind, Result<(), Failure>)> {
+        let (reply, answer) = oneshot::channel();
+        self.note(Note::Empty { reply });
+        answer.await.unwrap_or_default()
     }
 
     /// What the pool has now.
@@ -306,6 +341,12 @@ impl PoolHandle {
         let _in_time = timeout(grace, stop).await;
         let live = self.status().live.into_values().sum::<u32>();
         usize::try_from(live).unwrap_or(usize::MAX)
+    }
+
+    /// Without its task the pool has nothing: the note is dropped then, and with
+    /// it who would answer.
+    fn note(&self, note: Note) {
+        drop(self.notes.send(note));
     }
 
     fn check_engine(&self, kind: EngineKind) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use isol8_core::{
     ids::SandboxId,
     layer::LayerId,
     pool::{Action, Event, Policy, Pool, PoolStatus, Ticket},
-    sandbox::{Limits, SandboxKey, SandboxSpec},
+    sandbox::{EngineKind, Limits, SandboxKey, SandboxSpec},
 };
 use isol8_engine::Engine;
 use tokio::{
@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     Engines, Hold, Lease,
+    empty::{Emptied, Empties},
     forget::Forgets,
     make::{Made, make},
 };
@@ -69,6 +70,12 @@ pub(super) enum Note {
         layers: BTreeSet<LayerId>,
         done: oneshot::Sender<()>,
     },
+    Idle {
+        reply: oneshot::Sender<Vec<(SandboxId, EngineKind)>>,
+    },
+    Empty {
+        reply: oneshot::Sender<Emptied>,
+    },
     RunStarted,
     RunEnded,
 }
@@ -96,6 +103,7 @@ pub(super) struct Owner {
     destroys: Jobs<()>,
     released: HashMap<SandboxId, oneshot::Sender<()>>,
     forgets: Forgets,
+    empties: Empties,
     stopped: Vec<oneshot::Sender<()>>,
 }
 
@@ -119,6 +127,7 @@ impl Owner {
             destroys: Jobs::default(),
             released: HashMap::new(),
             forgets: Forgets::default(),
+            empties: Empties::default(),
             stopped: Vec::new(),
         }
     }
@@ -155,6 +164,7 @@ impl Owner {
             }
             self.publish();
             self.forgets.tell(&self.pool);
+            self.empties.tell(&self.pool);
         }
         self.publish();
         for done in self.stopped {
@@ -227,6 +237,13 @@ impl Owner {
                 self.forgets.add(layers.clone(), done);
                 self.step(Event::Forget { layers });
             }
+            Note::Idle { reply } => {
+                let _left = reply.send(self.pool.idle());
+            }
+            Note::Empty { reply } => {
+                self.empties.add(&self.pool, reply);
+                self.step(Event::Empty);
+            }
             Note::RunStarted => self.step(Event::RunStarted),
             Note::RunEnded => self.step(Event::RunEnded),
         }
@@ -277,6 +294,7 @@ impl Owner {
             tracing::warn!(sandbox_id = %id, error = %failure, "destroy failed");
         }
         self.tell_released(&id);
+        self.empties.tried(&id, result);
         let gone = result.is_ok();
         if gone {
             self.makers.remove(&id);

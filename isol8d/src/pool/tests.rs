@@ -327,3 +327,87 @@ async fn many_at_once_get_one_each() {
     assert!((1..=4).contains(&world.warm()), "{}", world.warm());
     world.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_emptied_pool_has_nothing_that_nobody_has() {
+    let world = world();
+    let leased = world.lease().await.unwrap();
+    assert_eq!(world.pool.warm(key(), 2).await, Ok(2));
+    let mut idle = world.pool.idle().await;
+    idle.sort();
+    let mut emptied = world.pool.empty().await;
+    emptied.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    let gone = idle.into_iter().map(|(id, engine)| (id, engine, Ok(())));
+    assert_eq!(emptied, gone.collect::<Vec<_>>());
+    assert_eq!(emptied.len(), 2);
+    assert_eq!(world.fake.live_ids(), [leased.hold.id().clone()]);
+    sleep(LONG).await;
+    assert_eq!(world.fake.live(), 1, "nothing is refilled");
+    assert_eq!(world.pool.empty().await, [], "there is nothing");
+    let next = world.lease().await.unwrap();
+    sleep(LONG).await;
+    assert_eq!(world.warm(), 1, "until somebody runs");
+    drop((leased, next));
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_destroyed_is_told_with_the_reason() {
+    let world = world();
+    assert_eq!(world.pool.warm(key(), 2).await, Ok(2));
+    world.fake.plan(Step::Destroy, Fault::refuse());
+    let emptied = world.pool.empty().await;
+    let failed = emptied.iter().filter(|(.., result)| result.is_err());
+    assert_eq!((emptied.len(), failed.count()), (2, 1));
+    assert_eq!(world.fake.live(), 1);
+    sleep(LONG).await;
+    assert_eq!(world.fake.live(), 0, "the pool goes on trying");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_made_for_nobody_is_waited_for_and_not_counted() {
+    let world = world();
+    let leased = world.lease().await.unwrap();
+    let delay = Duration::from_secs(5);
+    world.fake.plan(Step::Created, Fault::Delay(delay));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.fake.live(), 2, "the refill is under way");
+    let began = tokio::time::Instant::now();
+    assert_eq!(world.pool.empty().await, []);
+    assert!(began.elapsed() > Duration::from_secs(3));
+    assert_eq!(world.fake.live_ids(), [leased.hold.id().clone()]);
+    drop(leased);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_made_for_a_lease_is_its_own() {
+    let world = world();
+    let delay = Duration::from_secs(5);
+    world.fake.plan(Step::Created, Fault::Delay(delay));
+    let (lease, emptied) = tokio::join!(world.lease(), async {
+        sleep(Duration::from_secs(1)).await;
+        world.pool.empty().await
+    });
+    let lease = lease.unwrap();
+    assert_eq!(emptied, []);
+    assert_eq!(world.fake.live_ids(), [lease.hold.id().clone()]);
+    drop(lease);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_who_empty_it_do_not_count_the_same() {
+    let world = world();
+    assert_eq!(world.pool.warm(key(), 3).await, Ok(3));
+    let delay = Duration::from_secs(1);
+    world.fake.plan_always(Step::Destroy, Fault::Delay(delay));
+    let (first, second) = tokio::join!(world.pool.empty(), world.pool.empty());
+    assert_eq!((first.len(), second.len()), (3, 0));
+    world.fake.mend();
+    assert_eq!(world.pool.shutdown(LONG).await, 0);
+    assert_eq!(world.pool.idle().await, []);
+    assert_eq!(world.pool.empty().await, [], "nobody is there to wait for");
+    world.end().await;
+}
