@@ -7,6 +7,7 @@ mod stage;
 mod audit;
 mod chaos;
 mod faults;
+mod files;
 mod images;
 mod install;
 mod install_room;
