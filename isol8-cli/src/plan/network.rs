@@ -35,6 +35,8 @@ pub(super) fn reach(args: &RunArgs, world: &World<'_>) -> Result<Reach, Failure>
     let mode = mode(args)?;
     let filters = match (mode, of_filtered(args)) {
         (NetworkMode::Filtered, _) | (NetworkMode::Unspecified, Some(_)) => true,
+        // A session that is made for packages has a filter.
+        (NetworkMode::Unspecified, None) => !args.install.is_empty(),
         (_, None) => false,
         (_, Some(flag)) => {
             return Err(

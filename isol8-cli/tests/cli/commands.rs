@@ -204,7 +204,9 @@ fn completions_are_for_each_shell() {
         let done = isol8(&fake, &["completions", shell]);
         assert_eq!(done.told(), "0\n");
         assert!(done.text().contains(word), "{shell}");
-        assert!(done.text().contains("max-output"), "{shell}");
+        for word in ["max-output", "adopt", "dry-run"] {
+            assert!(done.text().contains(word), "{shell} {word}");
+        }
     }
 }
 

@@ -104,7 +104,9 @@ fn the_daemon_knows_the_network_of_a_session() {
         })
     };
     let unknown = NetworkMode::Unspecified;
-    assert_eq!(network(&["--install", "six"]), (unknown, None));
+    assert_eq!(network(&[]), (unknown, None));
+    let installs = network(&["--install", "six"]);
+    assert_eq!(installs, (unknown, lists("white", None)));
     assert_eq!(network(&["--allow", "a"]), (unknown, lists("a", None)));
     let denied = lists("white", Some("b"));
     assert_eq!(network(&["--deny", "b"]), (unknown, denied));

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Client, Ended, PIECES, interrupts::Interrupts, is_a_folder, look, means_contents, meter::Meter,
-    read, reads_as_folder, shown, skipped::Skipped, stdio,
+    read, shown, skipped::Skipped, stdio,
 };
 use crate::{
     commands::session::{place::Inside, wrong},
@@ -50,9 +50,6 @@ impl Source {
         let folder = found.is_dir();
         if folder && !recursive {
             return Err(is_a_folder(&name));
-        }
-        if !folder && reads_as_folder(&path) {
-            return Err(wrong(format!("`{name}` is not a folder")).hint("leave the last `/` out"));
         }
         if !folder && !found.is_file() {
             return Err(neither(&name, &found));
