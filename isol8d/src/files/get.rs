@@ -1,5 +1,6 @@
 //! Files of a session, read by init, for a client.
 
+use bytes::Bytes;
 use isol8_core::failure::{Failure, FailureKind};
 use isol8_engine::link::Link;
 use isol8_proto::{
@@ -18,6 +19,9 @@ use super::{
     refusal, silent, stopped,
 };
 use crate::convert::invalid;
+
+/// Data up to this size is copied.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// What a client wants to read.
 #[derive(Debug)]
@@ -138,6 +142,10 @@ pub(crate) async fn get(
 fn pass_on(piece: Piece, base: &Place, room: Room<'_>) -> Result<bool, Trouble> {
     match piece {
         Piece::Entry(entry) => room.entry(entry_to_wire(entry, base)?),
+        // A small piece would keep alive the whole buffer that it was read into.
+        Piece::Data(data) if data.len() <= SMALL_BYTES => {
+            room.data(Bytes::copy_from_slice(&data));
+        }
         Piece::Data(data) => room.data(data),
         Piece::End(fetched) => {
             room.done(v1::GetDone {
@@ -175,7 +183,7 @@ fn entry_to_wire(entry: Entry, base: &Place) -> Result<v1::FileEntry, Trouble> {
     let is_file = kind == v1::FileKind::File;
     let is_link = kind == v1::FileKind::Link;
     Ok(v1::FileEntry {
-        // Each would keep alive the whole buffer that it was read into.
+        // Copied for the same reason.
         path: entry.path.to_vec().into(),
         kind: kind.into(),
         mode: entry.mode & 0o777,
@@ -183,7 +191,7 @@ fn entry_to_wire(entry: Entry, base: &Place) -> Result<v1::FileEntry, Trouble> {
         target: if is_link {
             entry.target.to_vec().into()
         } else {
-            bytes::Bytes::new()
+            Bytes::new()
         },
     })
 }

@@ -54,6 +54,10 @@ pub(super) fn of_get(failed: &Failed, place: &Place, begun: bool, most: &str) ->
     if !begun && let Some(failure) = missing(failed, place) {
         return failure;
     }
+    if !begun && is(failed, &[Errno::INVAL]) {
+        return invalid(format!("`{place}` is neither a file nor a folder"))
+            .hint("links are not followed: name what it leads to");
+    }
     if is(failed, &[Errno::STALE, Errno::NOENT]) {
         return changing(failed, place, "read");
     }
@@ -250,6 +254,15 @@ mod tests {
         let gone = failed(InitFailure::Other, Errno::NOENT);
         let kind = of_get(&gone, &place, true, "").kind;
         assert_eq!(kind, FailureKind::SessionBusy);
+    }
+
+    #[test]
+    fn a_link_that_is_asked_for_is_told_from_a_socket_on_the_way() {
+        let place = Place::parse(b"/tmp/a").expect("a place");
+        let neither = failed(InitFailure::BadPath, Errno::INVAL);
+        let kind = |begun| of_get(&neither, &place, begun, "").kind;
+        assert_eq!(kind(false), FailureKind::InvalidRequest);
+        assert_eq!(kind(true), FailureKind::Unsupported);
     }
 
     #[test]
