@@ -1,13 +1,15 @@
 //! `isol8 session cp` out of a session.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Read as _,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
 };
 
 use expect_test::{Expect, expect};
 use isol8_proto::v1::{FileEntry, FileKind};
+use nix::pty::{Winsize, openpty};
 use rustix::process::Signal;
 
 use crate::{
@@ -88,7 +90,8 @@ fn below(folder: &Path) -> String {
             let path = found.expect("a name").path();
             let name = path.strip_prefix(folder).expect("below").display();
             let stat = path.symlink_metadata().expect("it is there");
-            let mode = stat.permissions().mode() & 0o7777;
+            // What is left of the rest is the umask of whoever runs the tests.
+            let mode = stat.permissions().mode() & 0o7700;
             if stat.is_dir() {
                 lines.push(format!("{name}/ {mode:o}\n"));
                 folders.push(path);
@@ -134,7 +137,7 @@ fn a_file_keeps_its_name_in_a_folder_and_gets_one_elsewhere() {
         &["work:a.txt", "."],
         &expect![[r"
         0
-        a.txt 644: of a
+        a.txt 600: of a
     "]],
     );
     check(
@@ -142,7 +145,7 @@ fn a_file_keeps_its_name_in_a_folder_and_gets_one_elsewhere() {
         &["work:a.txt", "new"],
         &expect![[r"
         0
-        new 644: of a
+        new 600: of a
     "]],
     );
     check(
@@ -150,8 +153,8 @@ fn a_file_keeps_its_name_in_a_folder_and_gets_one_elsewhere() {
         &["work:a.txt", "new/"],
         &expect![[r"
         0
-        new/ 755
-        new/a.txt 644: of a
+        new/ 700
+        new/a.txt 600: of a
     "]],
     );
     let folder = |here: &Path| fs::create_dir(here.join("there")).expect("room");
@@ -160,8 +163,8 @@ fn a_file_keeps_its_name_in_a_folder_and_gets_one_elsewhere() {
         &["work:a.txt", "there"],
         &expect![[r"
         0
-        there/ 755
-        there/a.txt 644: of a
+        there/ 700
+        there/a.txt 600: of a
     "]],
     );
     check(
@@ -169,9 +172,9 @@ fn a_file_keeps_its_name_in_a_folder_and_gets_one_elsewhere() {
         &["work:a.txt", "work:/tmp/b.txt", "there"],
         &expect![[r"
         0
-        there/ 755
-        there/a.txt 644: of a
-        there/b.txt 644: of b
+        there/ 700
+        there/a.txt 600: of a
+        there/b.txt 600: of b
     "]],
     );
 }
@@ -187,8 +190,8 @@ fn a_file_that_is_there_is_replaced() {
         &["work:a.txt", "."],
         &expect![[r"
         0
-        a.txt 644: of a
-        other 644: old and longer
+        a.txt 600: of a
+        other 600: old and longer
     "]],
     );
     // A link that is typed is followed, and stays.
@@ -201,9 +204,9 @@ fn a_file_that_is_there_is_replaced() {
         &["work:a.txt", "link"],
         &expect![[r"
         0
-        a.txt 644: old and longer
+        a.txt 600: old and longer
         link -> other
-        other 644: of a
+        other 600: of a
     "]],
     );
 }
@@ -216,11 +219,11 @@ fn a_tree_is_made_or_merged_and_its_modes_are_plain() {
         &expect![[r"
         0
         note: passed over: work:/sandbox/tree/link is a link
-        new/ 755
-        new/a.txt 644: a
-        new/b/ 755
-        new/b/run 755: run
-        new/empty 644: 
+        new/ 700
+        new/a.txt 600: a
+        new/b/ 700
+        new/b/run 700: run
+        new/empty 600: 
     "]],
     );
     let merged = |here: &Path| {
@@ -235,13 +238,13 @@ fn a_tree_is_made_or_merged_and_its_modes_are_plain() {
         &expect![[r"
         0
         note: passed over: work:/sandbox/tree/link is a link
-        there/ 755
-        there/tree/ 755
-        there/tree/a.txt 644: a
-        there/tree/b/ 755
-        there/tree/b/mine 644: mine
-        there/tree/b/run 755: run
-        there/tree/empty 644: 
+        there/ 700
+        there/tree/ 700
+        there/tree/a.txt 600: a
+        there/tree/b/ 700
+        there/tree/b/mine 600: mine
+        there/tree/b/run 700: run
+        there/tree/empty 600: 
         way -> there
     "]],
     );
@@ -251,10 +254,10 @@ fn a_tree_is_made_or_merged_and_its_modes_are_plain() {
         &expect![[r"
         0
         note: passed over: work:/sandbox/tree/link is a link
-        a.txt 644: a
-        b/ 755
-        b/run 755: run
-        empty 644: 
+        a.txt 600: a
+        b/ 700
+        b/run 700: run
+        empty 600: 
     "]],
     );
 }
@@ -359,7 +362,7 @@ fn only_regular_files_are_replaced_and_only_folders_merged() {
         error: cannot write `./tree`
         cause: what is there is not a folder
         hint: remove it, or copy to another folder
-        tree 644: mine
+        tree 600: mine
     "]],
     );
     let folder = |here: &Path| fs::create_dir(here.join("a.txt")).expect("room");
@@ -371,7 +374,7 @@ fn only_regular_files_are_replaced_and_only_folders_merged() {
         error: cannot write `./a.txt`
         cause: what is there is a folder
         hint: remove it, or copy to another folder
-        a.txt/ 755
+        a.txt/ 700
     "]],
     );
     // Below what was typed, no link of ours is followed either.
@@ -388,9 +391,9 @@ fn only_regular_files_are_replaced_and_only_folders_merged() {
         error: cannot write `./tree/b`
         cause: what is there is not a folder
         hint: remove it, or copy to another folder
-        mine/ 755
-        tree/ 755
-        tree/a.txt 644: a
+        mine/ 700
+        tree/ 700
+        tree/a.txt 600: a
         tree/b -> ../mine
     "]],
     );
@@ -407,8 +410,8 @@ fn only_regular_files_are_replaced_and_only_folders_merged() {
         error: cannot write `./tree/a.txt`
         cause: what is there is a link
         hint: remove it, or copy to another folder
-        mine 644: mine
-        tree/ 755
+        mine 600: mine
+        tree/ 700
         tree/a.txt -> ../mine
     "]],
     );
@@ -423,8 +426,8 @@ fn a_session_that_is_lost_leaves_no_half_file() {
         125
         error: the sandbox is gone
         hint: type this
-        lost/ 755
-        lost/whole 644: w
+        lost/ 700
+        lost/whole 600: w
     "]],
     );
 }
@@ -445,7 +448,7 @@ fn ctrl_c_leaves_no_half_file() {
         wait_for("half a file", has_half);
         signal(&child, number);
         assert_eq!(finish(child).told(), format!("{code}\n"));
-        assert_eq!(below(&here), "slow 644: old\n");
+        assert_eq!(below(&here), "slow 600: old\n");
         fake.await_note("get is over");
     }
 }
@@ -463,4 +466,30 @@ fn ctrl_c_is_heard_while_nobody_reads_our_stdout() {
     });
     signal(&child, Signal::INT);
     assert_eq!(finish(child).told(), "130\n");
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_how_far_it_is() {
+    let fake = session();
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = openpty(Some(&size), None).expect("Linux has them");
+    let mut command = command(fake.folder.path(), &["session", "cp", "work:slow", "new"]);
+    command.env("TERM", "xterm").stderr(terminal.slave);
+    let child = spawn(command);
+    let mut master = File::from(terminal.master);
+    rustix::io::ioctl_fionbio(&master, true).expect("a terminal");
+    let mut shown = Vec::new();
+    wait_for("a line of progress", || {
+        let mut some = [0; 4096];
+        let count = master.read(&mut some).unwrap_or_default();
+        shown.extend_from_slice(&some[..count]);
+        String::from_utf8_lossy(&shown).contains("work:/sandbox/slow: 4 B of 8 B, ")
+    });
+    signal(&child, Signal::INT);
+    assert_eq!(finish(child).code, 130);
 }

@@ -42,6 +42,15 @@ fn write(fake: &Fake, name: &str, text: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is ours");
 }
 
+/// A file of a size that takes longer than any test.
+fn huge(fake: &Fake) -> fs::File {
+    write(fake, "huge", "");
+    let file = fs::OpenOptions::new().write(true).open(fake.path("huge"));
+    let file = file.expect("it is ours");
+    file.set_len(1 << 40).expect("a sparse file");
+    file
+}
+
 /// What the daemon has seen, then what we were told.
 #[track_caller]
 fn check(fake: &Fake, argv: &[&str], expected: &Expect) {
@@ -334,12 +343,10 @@ fn a_file_that_has_no_size_or_shrinks_is_not_half_sent() {
     let told = "125\nerror: `/proc/version` became longer while it was copied\n";
     assert!(done.told().starts_with(told), "{}", done.told());
 
-    let path = fake.path("huge");
-    let file = fs::File::create(&path).expect("room");
-    file.set_len(1 << 40).expect("a sparse file");
+    let file = huge(&fake);
     let argv = ["session", "cp", "huge", "work:y/"];
     let child = spawn(command(fake.folder.path(), &argv));
-    fake.await_note("data of file `` 644");
+    fake.await_note("data of file `` 640");
     file.set_len(0).expect("it is ours");
     let done = finish(child);
     let told = "125\nerror: `huge` became shorter while it was copied\n";
@@ -354,8 +361,7 @@ fn a_refusal_ends_the_copy() {
         failures: [("put", failing("no_space", "there is no room left"))].into(),
         ..Answers::default()
     });
-    let file = fs::File::create(fake.path("huge")).expect("room");
-    file.set_len(1 << 40).expect("a sparse file");
+    huge(&fake);
     write(&fake, "other", "x");
     check(
         &fake,
@@ -373,11 +379,10 @@ fn a_refusal_ends_the_copy() {
 fn ctrl_c_ends_a_copy_and_completes_nothing() {
     for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let fake = session();
-        let file = fs::File::create(fake.path("huge")).expect("room");
-        file.set_len(1 << 40).expect("a sparse file");
+        huge(&fake);
         let argv = ["session", "cp", "huge", "work:x/"];
         let child = spawn(command(fake.folder.path(), &argv));
-        fake.await_note("data of file `` 644");
+        fake.await_note("data of file `` 640");
         signal(&child, number);
         assert_eq!(finish(child).told(), format!("{code}\n"));
         fake.await_note("cut off");

@@ -10,6 +10,7 @@
 //! Pieces have 256 KiB, so memory does not grow with what is copied. The thread
 //! may block on a disk; the other side hears signals all the time.
 
+mod destination;
 mod download;
 mod interrupts;
 mod meter;
@@ -46,7 +47,7 @@ pub(super) enum Order {
     },
     Down {
         sources: Vec<Inside>,
-        destination: write::Destination,
+        destination: destination::Destination,
         recursive: bool,
     },
 }
@@ -100,8 +101,8 @@ impl Order {
                 let sources: Vec<Inside> = sources.collect::<Result<_, _>>()?;
                 let one = sources.len() == 1;
                 let destination = match here {
-                    Place::Here(path) => write::Destination::look(path, one)?,
-                    _ if one => write::Destination::Stdout,
+                    Place::Here(path) => destination::Destination::look(path, one)?,
+                    _ if one => destination::Destination::Stdout,
                     _ => {
                         return Err(wrong("only one file is copied to stdout")
                             .hint("give each an `isol8 session cp` of its own"));

@@ -14,11 +14,12 @@ use tonic::Streaming;
 
 use super::{
     Client, Ended, PIECES,
+    destination::Destination,
     interrupts::Interrupts,
     is_a_folder,
     meter::{Counted, Meter},
     skipped::Skipped,
-    write::{Destination, Writer, senseless},
+    write::{Writer, senseless},
 };
 use crate::{
     commands::session::{place::Inside, wrong},
