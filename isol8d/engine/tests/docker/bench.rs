@@ -31,33 +31,56 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Bench {
     pub(crate) engine: DockerEngine,
     pub(crate) place: Place,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Bench {
     pub(crate) fn with(settings: DockerSettings, init: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let make = |name: &str, mode| {
-            let path = folder.path().join(name);
-            fs::create_dir(&path).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            path
-        };
-        let place = Place {
-            daemon: DaemonId::random(),
-            runtime_dir: make("run", 0o711),
-            state_dir: make("state", 0o711),
-            kit: make("kit", 0o755),
-            authorities: false,
-            layers: make("layers", 0o711),
-            orphaned: Duration::from_secs(600),
-        };
+        let place = place_in(folder.path(), DaemonId::random());
         init(&place.kit.join("init"));
         Self {
             engine: DockerEngine::new(place.clone(), settings).unwrap(),
             place,
-            _folder: folder,
+            _folder: Some(folder),
+        }
+    }
+
+    /// A daemon with a real init whose folders are in one that stays, and may be
+    /// there from an earlier process.
+    pub(crate) fn at(folder: &Path, daemon: DaemonId) -> Self {
+        let place = place_in(folder, daemon);
+        let init = place.kit.join("init");
+        if !init.exists() {
+            fs::copy(init_binary(), &init).unwrap();
+            executable(&init);
+        }
+        Self {
+            engine: DockerEngine::new(place.clone(), settings()).unwrap(),
+            place,
+            _folder: None,
+        }
+    }
+
+    /// As a daemon that starts again on what the last one left.
+    pub(crate) fn restarted(&self) -> Self {
+        self.with_settings(settings())
+    }
+
+    /// The same, asking another engine.
+    pub(crate) fn with_engine_at(&self, socket: &Path) -> Self {
+        self.with_settings(DockerSettings {
+            host: Some(format!("unix://{}", socket.display())),
+            ..settings()
+        })
+    }
+
+    fn with_settings(&self, settings: DockerSettings) -> Self {
+        Self {
+            engine: DockerEngine::new(self.place.clone(), settings).unwrap(),
+            place: self.place.clone(),
+            _folder: None,
         }
     }
 
@@ -98,6 +121,27 @@ impl Bench {
         let folders = self.place.runtime_dir.join("sb");
         let stay = fs::read_dir(folders).map(Iterator::count).unwrap_or(0);
         assert_eq!(stay, 0, "folders stay");
+    }
+}
+
+/// The folders of a daemon, as its containers and their engine may reach them.
+fn place_in(folder: &Path, daemon: DaemonId) -> Place {
+    let make = |name: &str, mode| {
+        let path = folder.join(name);
+        if !path.exists() {
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        path
+    };
+    Place {
+        daemon,
+        runtime_dir: make("run", 0o711),
+        state_dir: make("state", 0o711),
+        kit: make("kit", 0o755),
+        authorities: false,
+        layers: make("layers", 0o711),
+        orphaned: Duration::from_secs(600),
     }
 }
 

@@ -12,6 +12,7 @@ mod shared;
 
 mod custom;
 mod images;
+mod lasting;
 mod life;
 mod network;
 mod packages;

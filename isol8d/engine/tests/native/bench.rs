@@ -52,6 +52,19 @@ impl Bench {
         }
     }
 
+    /// As the next daemon in folders that another process has left.
+    pub(crate) fn in_place_of(folder: tempfile::TempDir, daemon: DaemonId) -> Self {
+        let place = Place {
+            daemon,
+            ..named_in(folder.path())
+        };
+        Self {
+            engine: NativeEngine::new(place.clone()).unwrap(),
+            place,
+            _folder: Some(folder),
+        }
+    }
+
     pub(crate) async fn own(&self) -> Vec<SandboxId> {
         let found = self.engine.list().await.unwrap();
         let own = found
@@ -77,18 +90,26 @@ impl Bench {
 
 /// The folders of a daemon, closed to other users.
 pub(crate) fn place_in(folder: &Path) -> Place {
-    let make = |name: &str| {
-        let path = folder.join(name);
-        fs::create_dir(&path).unwrap();
-        path
-    };
+    let place = named_in(folder);
+    for path in [
+        &place.runtime_dir,
+        &place.state_dir,
+        &place.kit,
+        &place.layers,
+    ] {
+        fs::create_dir(path).unwrap();
+    }
+    place
+}
+
+fn named_in(folder: &Path) -> Place {
     Place {
         daemon: DaemonId::random(),
-        runtime_dir: make("run"),
-        state_dir: make("state"),
-        kit: make("kit"),
+        runtime_dir: folder.join("run"),
+        state_dir: folder.join("state"),
+        kit: folder.join("kit"),
         authorities: false,
-        layers: make("layers"),
+        layers: folder.join("layers"),
         orphaned: Duration::from_secs(600),
     }
 }

@@ -17,6 +17,7 @@ mod program;
 mod shared;
 
 mod host;
+mod lasting;
 mod life;
 mod limits;
 mod network;

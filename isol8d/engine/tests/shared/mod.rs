@@ -1,6 +1,7 @@
 //! What holds on every engine.
 
 pub(crate) mod door;
+pub(crate) mod lasting;
 pub(crate) mod layer;
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
