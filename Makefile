@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo, for a shell that was not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-.PHONY: help demo build release test bench fuzz fmt check-fmt lint deny advisories clean
+.PHONY: help demo build release test soak bench fuzz fmt check-fmt lint deny advisories clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -21,6 +21,9 @@ release: toolchain ## the binaries of a release, in target/dist
 
 test: release engines ## every test, on both engines (brings up Docker)
 	@.ci/tests
+
+soak: release engines ## kill the daemon at 200 moments on each engine, copy a GiB each way
+	@.ci/soak
 
 bench: release engines ## the measurements of the README, as a table and as JSON
 	@.ci/bench

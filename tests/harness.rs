@@ -1,13 +1,14 @@
 //! The harness of the end-to-end tests, in reading order: where things happen
-//! ([`stage`]), what is done there ([`call`]), what the host shows of it
-//! ([`host`]), what must not remain ([`leftovers`]), an engine
-//! that a test may break ([`private_docker`]), an internet of a test's own
+//! ([`stage`]), what is done there ([`call`]), what outlives it ([`session`]),
+//! what the host shows of it ([`host`]), what must not remain ([`leftovers`]), an
+//! engine that a test may break ([`private_docker`]), an internet of a test's own
 //! ([`internet`]) with its web servers ([`origin`]), names ([`resolver`]) and
 //! certificates ([`authority`]), and patience ([`wait`]).
 
 pub mod stage;
 
 pub mod call;
+pub mod session;
 
 pub mod host;
 pub mod leftovers;

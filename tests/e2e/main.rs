@@ -5,12 +5,13 @@
 //! `isolation` what a sandbox is, `network` what leaves it, `install` what is
 //! added to it, `images` what is in its image, `exhaustion` and `escape` what
 //! hostile programs try, `secrets` and `tenants` what must not reach others,
-//! `faults` what happens when the world around a run breaks.
+//! `sessions` what outlives a run, `kill` that it outlives the daemon too,
+//! `cleanup` how it ends, `faults` what happens when the world around a run breaks.
 //!
 //! Cases have numbers, so that a finding can be talked about: RX is a resource
 //! that runs out, ES a way out of the sandbox, NE a way out by the network, PR
 //! a package that misbehaves, SL a secret that leaks, XR one run that meets
-//! another.
+//! another, FA a file that is not what it seems.
 
 #[macro_use]
 extern crate isol8_e2e;
@@ -29,6 +30,10 @@ mod exhaustion;
 
 mod secrets;
 mod tenants;
+
+mod cleanup;
+mod kill;
+mod sessions;
 
 mod engine_faults;
 mod faults;

@@ -16,11 +16,11 @@ use isol8_e2e::harness::{
 use serde_json::json;
 
 /// Nobody's uid on any host.
-const SOMEBODY: u32 = 54_321;
+pub(crate) const SOMEBODY: u32 = 54_321;
 
 /// A stage whose folder and daemon belong to [`SOMEBODY`].
-struct Scene<'a> {
-    stage: &'a Stage,
+pub(crate) struct Scene<'a> {
+    pub(crate) stage: &'a Stage,
     id: &'static str,
     groups: Vec<PathBuf>,
 }
@@ -49,7 +49,7 @@ impl<'a> Scene<'a> {
 
     /// Gives them a cgroup of their own in each hierarchy, as a service manager
     /// does with `Delegate=yes`.
-    fn delegate(&mut self) {
+    pub(crate) fn delegate(&mut self) {
         for controller in ["freezer", "memory", "pids", "cpu", "cpuacct"] {
             let root = Path::new("/sys/fs/cgroup").join(controller);
             if !root.is_dir() {
@@ -86,7 +86,7 @@ impl<'a> Scene<'a> {
         other
     }
 
-    fn start_daemon(&self) {
+    pub(crate) fn start_daemon(&self) {
         self.stage.start_daemon_as(|command| {
             let mut other = self.as_somebody(std::mem::replace(command, Command::new("true")));
             other.stdin(Stdio::null()).stdout(Stdio::null());
@@ -94,7 +94,7 @@ impl<'a> Scene<'a> {
         });
     }
 
-    fn isol8(&self, args: &[&str]) -> Call {
+    pub(crate) fn isol8(&self, args: &[&str]) -> Call {
         self.stage.isol8(args).tweak(|command| {
             *command = self.as_somebody(std::mem::replace(command, Command::new("true")));
         })
@@ -109,7 +109,7 @@ impl Drop for Scene<'_> {
     }
 }
 
-fn scene(id: &'static str, test: impl FnOnce(&mut Scene<'_>)) {
+pub(crate) fn scene(id: &'static str, test: impl FnOnce(&mut Scene<'_>)) {
     assert!(
         rustix::process::geteuid().is_root(),
         "this test needs root to become somebody else"

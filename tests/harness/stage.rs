@@ -19,6 +19,7 @@ use super::{
     call::Call,
     host::{self, Process},
     leftovers::Leftovers,
+    session::Session,
     wait::{seconds, wait_until},
 };
 
@@ -258,6 +259,25 @@ impl Stage {
         self.eval("bash", code)
     }
 
+    /// A session of this stage's, which may not be there yet.
+    #[must_use]
+    pub fn session(&self, name: impl Into<String>) -> Session<'_> {
+        Session::new(self, name)
+    }
+
+    /// What `isol8 session ls` knows: sessions and kept sandboxes.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    #[must_use]
+    #[track_caller]
+    pub fn sessions(&self) -> Vec<Value> {
+        let ran = self.isol8(["session", "ls", "--json"]).go();
+        ran.ended(0);
+        let listed = ran.json()["sessions"].as_array().cloned();
+        listed.expect("a list of sessions")
+    }
+
     fn daemon(&self) -> MutexGuard<'_, Option<Child>> {
         self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -330,6 +350,41 @@ impl Stage {
         let mut child = self.daemon().take().expect("this stage has a daemon");
         child.kill().expect("the daemon is ours");
         child.wait().expect("the daemon is ours");
+    }
+
+    /// Kills the daemon that answers, whoever has started it, as a crash would.
+    /// Where none answers, the question starts one.
+    ///
+    /// # Panics
+    /// When it does not tell its process or does not end.
+    #[track_caller]
+    pub fn crash_whoever_answers(&self) {
+        let pid = self.status()["pid"]
+            .as_i64()
+            .and_then(|pid| pid.try_into().ok());
+        let pid = Pid::from_raw(pid.expect("a pid")).expect("a pid");
+        if let Some(mut child) = self.daemon().take_if(|child| Pid::from_child(child) == pid) {
+            child.kill().expect("the daemon is ours");
+            child.wait().expect("the daemon is ours");
+            return;
+        }
+        kill_process(pid, Signal::KILL).expect("the daemon lives");
+        wait_until("the daemon's end", seconds(10), || {
+            host::process(pid).is_none_or(|process| process.is_zombie())
+        });
+    }
+
+    /// Ends the daemon that answers, whoever has started it. Does nothing where
+    /// none answers.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[track_caller]
+    pub fn stop_whoever_answers(&self) {
+        self.isol8(["daemon", "stop"]).go().ended(0);
+        if let Some(mut child) = self.daemon().take() {
+            child.wait().expect("the daemon is ours");
+        }
     }
 
     /// Ends the daemon as an operator would, and waits for it.
