@@ -136,7 +136,8 @@ pub fn remove_folder(runtime_dir: &Path, id: &SandboxId) -> io::Result<()> {
 }
 
 /// Removes the folders that were made before the host started: no sandbox of that
-/// time lives, and nothing else tells of them. Best effort.
+/// time lives, and nothing else tells of them. A clock that was set later makes a
+/// folder look old: one that a process has mounted stays. Best effort.
 pub fn sweep(runtime_dir: &Path) {
     let Some(boot) = boot_time(&fs::read_to_string("/proc/stat").unwrap_or_default()) else {
         return;
@@ -147,10 +148,20 @@ pub fn sweep(runtime_dir: &Path) {
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|meta| meta.modified());
         let named = entry.file_name().to_str().and_then(SandboxId::parse);
-        if named.is_some() && modified.is_ok_and(|modified| modified < boot) {
+        let old = modified.is_ok_and(|modified| modified < boot);
+        if named.is_some_and(|id| old && !is_mounted(&id)) {
             fs::remove_dir_all(entry.path()).ok();
         }
     }
+}
+
+/// Whether a process that can be seen has the folder of a sandbox mounted.
+fn is_mounted(id: &SandboxId) -> bool {
+    let folder = format!("/sb/{id} ");
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| fs::read_to_string(process.path().join("mountinfo")).ok())
+        .any(|mounts| mounts.contains(&folder))
 }
 
 /// When the host started, less a minute for a clock that was set later.

@@ -278,6 +278,10 @@ mod tests {
 
     use super::*;
 
+    /// The first uid of ranges that no daemon takes: on this host there may be
+    /// some at work, with sandboxes of theirs.
+    const QUIET: u32 = FIRST_UNPRIVILEGED + RANGES_UNPRIVILEGED * RANGE;
+
     #[test]
     fn two_daemons_never_share_a_range() {
         let locks = tempfile::tempdir().unwrap();
@@ -304,7 +308,7 @@ mod tests {
 
     #[test]
     fn every_live_sandbox_has_its_own_uid() {
-        let range = UidRange::new(FIRST, None);
+        let range = UidRange::new(QUIET, None);
         let slots: Vec<SlotUid> = (0..RANGE).map(|_| range.lease().unwrap()).collect();
         let uids: HashSet<u32> = slots.iter().map(SlotUid::get).collect();
         assert_eq!(uids.len(), RANGE as usize);
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_uid_that_a_sandbox_has_already_is_not_leased() {
-        let range = UidRange::new(FIRST, None);
+        let range = UidRange::new(QUIET, None);
         let (first, last) = range.bounds();
         let reserved = range.reserve(last);
         let again = range.reserve(last);
@@ -344,9 +348,8 @@ mod tests {
     fn a_uid_under_which_something_runs_is_never_leased() {
         use std::os::unix::process::CommandExt;
 
-        // A range of no daemon's, and another for each process that tests.
-        let index = RANGES_UNPRIVILEGED + std::process::id() % 1000;
-        let first = FIRST_UNPRIVILEGED + index * RANGE;
+        // Another for each process that tests.
+        let first = QUIET + (1 + std::process::id() % 1000) * RANGE;
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -374,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_uid_that_was_given_back_rests() {
-        let range = UidRange::new(FIRST, None);
+        let range = UidRange::new(QUIET, None);
         let first = range.lease().unwrap().get();
         let second = range.lease().unwrap().get();
         assert_ne!(first, second);

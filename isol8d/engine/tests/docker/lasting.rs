@@ -119,19 +119,16 @@ async fn an_engine_that_is_absent_does_not_say_that_it_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_outlives_a_daemon_that_is_killed() {
     let test = "lasting::a_container_outlives_a_daemon_that_is_killed";
-    if let Some(folder) = lasting::daemon_folder() {
-        let daemon = fs::read_to_string(folder.join("daemon")).unwrap();
-        let daemon = DaemonId::parse(&daemon).unwrap();
-        let bench = Bench::at(&folder, daemon);
-        return lasting::live_until_killed(&bench.engine, &spec(), &folder).await;
+    if let Some((folder, daemon)) = lasting::part_to_play() {
+        let bench = Bench::at(&folder, daemon.clone());
+        return lasting::live_until_killed(&bench.engine, &daemon, &spec(), &folder).await;
     }
     // Its image is there from now on.
     drop(Bench::ready().await);
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let daemon = DaemonId::random();
-    fs::write(folder.path().join("daemon"), daemon.as_str()).unwrap();
-    let left = lasting::left_by_a_killed_daemon(test, &spec(), folder.path()).await;
+    let left = lasting::left_by_a_killed_daemon(test, &daemon, &spec(), folder.path()).await;
     assert!(runs(&left.spec.id), "it died too");
     let bench = Bench::at(folder.path(), daemon);
     assert_eq!(bench.own().await, std::slice::from_ref(&left.spec.id));

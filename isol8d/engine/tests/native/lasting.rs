@@ -104,19 +104,17 @@ async fn a_jail_without_a_daemon_ends_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jail_outlives_a_daemon_that_is_killed() {
     let test = "lasting::a_jail_outlives_a_daemon_that_is_killed";
-    if let Some(folder) = lasting::daemon_folder() {
+    if let Some((folder, daemon)) = lasting::part_to_play() {
         let mut place = place_in(&folder);
         fs::copy(init_binary(), place.kit.join("init")).unwrap();
-        let daemon = fs::read_to_string(folder.join("daemon")).unwrap();
-        place.daemon = DaemonId::parse(&daemon).unwrap();
+        place.daemon = daemon.clone();
         let engine = NativeEngine::new(place).unwrap();
-        return lasting::live_until_killed(&engine, &spec(), &folder).await;
+        return lasting::live_until_killed(&engine, &daemon, &spec(), &folder).await;
     }
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let daemon = DaemonId::random();
-    fs::write(folder.path().join("daemon"), daemon.as_str()).unwrap();
-    let left = lasting::left_by_a_killed_daemon(test, &spec(), folder.path()).await;
+    let left = lasting::left_by_a_killed_daemon(test, &daemon, &spec(), folder.path()).await;
     assert!(!members(left.spec.id.as_str()).is_empty(), "it died too");
     let bench = Bench::in_place_of(folder, daemon);
     assert_eq!(bench.own().await, std::slice::from_ref(&left.spec.id));

@@ -15,7 +15,7 @@ use crate::{
     bench::{Bench, init_binary, place_in, spec},
     network::system_packages,
     program::once,
-    shared::{door, layer},
+    shared::{door, lasting, layer},
 };
 
 /// Set in the process that is the unprivileged daemon.
@@ -148,5 +148,8 @@ async fn a_user_with_cgroups_has_jails() {
     door::is_nobody_elses(&bench.engine, &spec()).await;
     layer::one_cannot_be_changed(&bench.engine, &bench.place, &spec()).await;
     system_packages(&bench).await;
+    let later = bench.restarted();
+    lasting::one_outlives_its_stream(&bench.engine, &later.engine, &spec()).await;
+    lasting::a_program_is_no_init(&bench.engine, &spec()).await;
     bench.nothing_is_left().await;
 }

@@ -6,17 +6,20 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use isol8_core::{
     failure::FailureKind,
-    ids::SandboxId,
+    ids::{DaemonId, SandboxId},
     quantity::ByteSize,
     runtime::Runtime,
     sandbox::{Network, SandboxSpec},
 };
-use isol8_engine::{Adoption, Engine, Interpreter, Sandbox};
+use isol8_engine::{
+    Adoption, Engine, Interpreter, Sandbox,
+    presence::{self, Presence, Spared},
+};
 use isol8_proto::init::{self, Hello, from_init, to_init};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{io::AsyncReadExt as _, net::TcpListener, time::timeout};
@@ -154,8 +157,8 @@ while True:
     tries += 1
     answer = b"?"
     try:
-        # Hello { protocol: 1, version: "x", lasting: true }
-        line.sendall(b"\x07\0\0\0\x08\x01\x12\x01x\x20\x01")
+        # FromInit { hello: { protocol: 1, version: "x", lasting: true } }
+        line.sendall(b"\x09\0\0\0\x0a\x07\x08\x01\x12\x01x\x20\x01")
         answer = line.recv(100)
     except OSError:
         answer = b""
@@ -303,14 +306,28 @@ pub(crate) async fn an_orphan_ends_by_itself(
     engine.destroy(&spec.id).await.unwrap();
 }
 
-/// The folder of the daemon that this process is to play, if any.
-pub(crate) fn daemon_folder() -> Option<PathBuf> {
-    env::var_os(DAEMON).map(PathBuf::from)
+/// The folder and the name of the daemon that this process is to play, if any.
+pub(crate) fn part_to_play() -> Option<(PathBuf, DaemonId)> {
+    let folder = PathBuf::from(env::var_os(DAEMON)?);
+    let daemon = fs::read_to_string(folder.join("daemon")).unwrap();
+    Some((folder, DaemonId::parse(&daemon).unwrap()))
 }
 
 /// Plays a daemon: has a sandbox that lasts, tells of it, and waits to be killed.
-pub(crate) async fn live_until_killed(engine: &dyn Engine, spec: &SandboxSpec, folder: &Path) {
+pub(crate) async fn live_until_killed(
+    engine: &dyn Engine,
+    daemon: &DaemonId,
+    spec: &SandboxSpec,
+    folder: &Path,
+) {
     let spec = lasting(spec, Runtime::Bash);
+    // Other daemons of this host come along.
+    let spared = Spared {
+        id: spec.id.clone(),
+        until: SystemTime::now() + PATIENCE,
+    };
+    let presence = Presence::announce(daemon).unwrap();
+    presence.spare(&[spared]).unwrap();
     let sandbox = lived_in(engine, &spec).await;
     let Interpreter { program, path, .. } = &sandbox.interpreter;
     let told = format!("{}\n{}\n{program}\n{path}\n", spec.id, sandbox.uid);
@@ -323,9 +340,11 @@ pub(crate) async fn live_until_killed(engine: &dyn Engine, spec: &SandboxSpec, f
 /// group, and says what it has left.
 pub(crate) async fn left_by_a_killed_daemon(
     test: &str,
+    daemon: &DaemonId,
     spec: &SandboxSpec,
     folder: &Path,
 ) -> Adoption {
+    fs::write(folder.join("daemon"), daemon.as_str()).unwrap();
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(DAEMON, folder)
@@ -349,6 +368,8 @@ pub(crate) async fn left_by_a_killed_daemon(
     };
     let mut spec = lasting(spec, Runtime::Bash);
     spec.id = SandboxId::parse(id).unwrap();
+    assert!(!presence::is_alive(daemon) && presence::spares(daemon, &spec.id));
+    assert!(!presence::spares(daemon, &SandboxId::random()));
     Adoption {
         spec,
         uid: uid.parse().unwrap(),
