@@ -232,6 +232,12 @@ fn a_tree_goes_with_its_files_and_folders_and_no_link_is_followed() {
         0
     "]],
     );
+    let argv = ["-r", "tree/.", "work:/tmp/new"];
+    let done = isol8(&fake, &[&["session", "cp"], &argv[..]].concat());
+    assert!(
+        done.told()
+            .starts_with("0\nnote: passed over: tree/link is")
+    );
     // A link that is typed is followed.
     std::os::unix::fs::symlink("tree/b", fake.path("way")).expect("room");
     check(

@@ -221,6 +221,19 @@ fn sessions_and_files_are_removed() {
         hint: type this
     "]],
     );
+    let folder = Fake::answering(Answers {
+        failures: [("delete", failing("invalid_request", "it is a folder"))].into(),
+        ..Answers::default()
+    });
+    check(
+        &folder,
+        &["session", "rm", "work:folder"],
+        &expect![[r"
+            2
+            error: it is a folder
+            hint: type this
+        "]],
+    );
     check(
         &fake,
         &["session", "rm", "-f", "work", "work:a/b"],

@@ -41,6 +41,7 @@ pub(super) async fn rm(
     check(&things, how)?;
     let (_, mut client) = client(paths, console).await?;
     let mut exit = Exit::Done;
+    let count = things.len();
     for thing in things {
         let removed = match thing {
             Thing::Session(name) => remove(&mut client, &name, how, console).await,
@@ -51,7 +52,11 @@ pub(super) async fn rm(
             Ok(other) => return Ok(other),
             Err(failure) => {
                 console.failure(&failure);
-                exit = Exit::Failed;
+                // Where one of several was just typed wrong, something failed.
+                exit = match exit {
+                    Exit::Done if count == 1 => Exit::of(&failure),
+                    _ => Exit::Failed,
+                };
             }
         }
     }

@@ -84,7 +84,8 @@ impl Opened {
         let stat = fstat(&opened).map_err(cannot)?;
         if folder {
             return Ok(Self::Folder {
-                name: path.clone(),
+                // Without a `.` at its end.
+                name: path.components().collect(),
                 root: opened,
                 mode: permissions(&stat) | FOLDER_BITS,
             });
