@@ -65,8 +65,10 @@ impl Caller {
     }
 
     fn log<T>(&self, what: &'static str, done: &Result<T, Failure>) {
+        let is_gone = self.stop.is_cancelled() && !self.daemon.cancel_runs.is_cancelled();
         let outcome = match done {
             Ok(_) => "done",
+            Err(_) if is_gone => "cancelled",
             Err(failure) => failure.kind.name(),
         };
         tracing::info!(session = %self.session, what, outcome, "files of a session");
