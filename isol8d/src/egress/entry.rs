@@ -54,7 +54,7 @@ pub(super) struct Entry {
     was_open: bool,
     /// `Close` was sent; who waits for its answer.
     closing: Option<Vec<oneshot::Sender<()>>>,
-    /// Since when the process owes an answer.
+    /// Since when the process owes the next answer.
     asked: Option<Instant>,
 }
 
@@ -139,7 +139,8 @@ impl Entry {
         is_first.then_some(Order::Close { traffic })
     }
 
-    /// Passes on the answer to the oldest order.
+    /// Passes on the answer to the oldest order. The time of the next one, if
+    /// there is one, runs from now: orders of one traffic are answered in turn.
     ///
     /// # Errors
     /// No order waits for one.
@@ -148,9 +149,8 @@ impl Entry {
         let waiting = waiting.ok_or("it answered an order that was not given")?;
         self.was_open |= result.is_ok();
         answer(waiting, result);
-        if self.awaited.is_empty() && self.closing.is_none() {
-            self.asked = None;
-        }
+        let owes_more = !self.awaited.is_empty() || self.closing.is_some();
+        self.asked = owes_more.then(Instant::now);
         Ok(())
     }
 
@@ -189,5 +189,49 @@ fn answer(waiting: Vec<Reply>, result: &Result<(), Failure>) {
     for reply in waiting {
         // Who gave up closes it anyway.
         let _gone = reply.send(result.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, time::Duration};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_answer_has_a_time_of_its_own() {
+        let reply = || oneshot::channel().0;
+        let listener = File::open("/dev/null").expect("it is there").into();
+        let (sandbox, ledger) = (SandboxId::random(), Arc::default());
+        let mut entry = Entry::new(sandbox, listener, Filter::default(), ledger, reply());
+        assert_eq!(entry.asked(), None);
+        drop(entry.open(1));
+        let begun = Instant::now();
+        advance(Duration::from_secs(1)).await;
+        drop(entry.set(1, Filter::default(), reply(), true));
+        assert_eq!(entry.asked(), Some(begun), "the oldest counts");
+
+        advance(Duration::from_secs(1)).await;
+        entry.acknowledge(&Ok(())).expect("of `Open`");
+        assert_eq!(entry.asked(), Some(Instant::now()), "`Set` is next");
+        drop(entry.close(1, None));
+        advance(Duration::from_secs(1)).await;
+        entry.acknowledge(&Ok(())).expect("of `Set`");
+        assert_eq!(entry.asked(), Some(Instant::now()), "`Close` is next");
+        assert!(entry.acknowledge(&Ok(())).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_answered_owes_nothing() {
+        let listener = File::open("/dev/null").expect("it is there").into();
+        let (sandbox, ledger) = (SandboxId::random(), Arc::default());
+        let (reply, mut answer) = oneshot::channel();
+        let mut entry = Entry::new(sandbox, listener, Filter::default(), ledger, reply);
+        drop(entry.open(1));
+        entry.acknowledge(&Ok(())).expect("of `Open`");
+        assert_eq!(entry.asked(), None);
+        assert!(matches!(answer.try_recv(), Ok(Ok(()))));
     }
 }

@@ -304,9 +304,13 @@ impl Owner {
     /// Ends what is left of the process, and has another one started when a
     /// while has passed.
     async fn died(&mut self, why: &str) {
-        let State::Running { process, since } = std::mem::replace(&mut self.state, State::Idle)
-        else {
-            return;
+        let (process, since) = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Running { process, since } => (process, since),
+            // A start and a pause go on; nothing of a process is there to die.
+            other => {
+                self.state = other;
+                return;
+            }
         };
         let status = process.end().await;
         let open = self.entries.len();
@@ -362,5 +366,19 @@ async fn send(sender: &Sender, order: Order<BorrowedFd<'_>>) -> Result<(), Strin
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it takes no orders".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_runs_dies() {
+        let (status, _shown) = watch::channel(Status::default());
+        let mut owner = Owner::new(Arc::default(), status);
+        owner.rest(true);
+        owner.died("a word that came late").await;
+        assert!(matches!(owner.state, State::Waiting { failed: true, .. }));
     }
 }
