@@ -13,7 +13,8 @@
 //! session never does two things at once.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -41,7 +42,7 @@ pub(crate) mod record;
 pub(crate) mod store;
 mod turn;
 
-use entry::{Entry, Order};
+use entry::{Entry, Removal};
 pub(crate) use kept::Kept;
 pub(crate) use make::{Fresh, Terms};
 use owner::Owner;
@@ -69,6 +70,8 @@ struct Shared {
     engines: Engines,
     store: Store,
     table: Mutex<BTreeMap<Whose, Arc<Entry>>>,
+    /// Sandboxes without a name whose runs go on.
+    in_use: Mutex<BTreeSet<SandboxId>>,
     tasks: TaskTracker,
     /// The daemon lets go of its sessions.
     closing: CancellationToken,
@@ -92,16 +95,30 @@ impl Sessions {
             engines: roster.engines().clone(),
             store,
             table: Mutex::default(),
+            in_use: Mutex::default(),
             tasks,
             closing: CancellationToken::new(),
         }));
-        for record in sessions.0.store.all() {
+        let mut records = sessions.0.store.all();
+        // The newest first.
+        records.sort_by_key(|record| Reverse(record.created));
+        for record in records {
+            let whose = record.name.clone().map(|name| (record.owner, name));
+            let mut table = sessions.table();
+            if whose
+                .as_ref()
+                .is_some_and(|whose| table.contains_key(whose))
+            {
+                // Its run was given up while it was made, and another one came:
+                // nobody has heard of it.
+                sessions.0.store.take(&record.sandbox, |_| true);
+                continue;
+            }
             if record.lost.is_none() {
                 roster.answer_for(&record.spec());
             }
-            if let Some(name) = record.name.clone() {
-                let whose = (record.owner, name);
-                sessions.begin(&mut sessions.table(), whose, Some(record));
+            if let Some(whose) = whose {
+                sessions.begin(&mut table, whose, Some(record));
             }
         }
         sessions
@@ -169,11 +186,7 @@ impl Sessions {
     ///
     /// # Errors
     /// `NotFound` as well; `SessionLost` forgets nothing.
-    pub(crate) async fn borrow(
-        &self,
-        who: Principal,
-        name: &SessionName,
-    ) -> Result<Turn, Failure> {
+    pub(crate) async fn borrow(&self, who: Principal, name: &SessionName) -> Result<Turn, Failure> {
         let entry = {
             let table = self.table();
             let found = table.get(&(who, name.clone())).cloned();
@@ -201,14 +214,17 @@ impl Sessions {
         force: bool,
     ) -> Result<Option<SandboxId>, Failure> {
         let entry = self.find(who, name)?;
-        if entry.is_busy() {
-            let keeps = entry.record_of(&self.0.store).is_some_and(|record| record.persist);
-            if !force || keeps {
-                return Err(busy(name, keeps));
-            }
+        let record = entry.record_of(&self.0.store);
+        let keeps = record.is_some_and(|record| record.persist);
+        if entry.is_busy() && force && !keeps {
             entry.doom();
         }
-        entry.removed(Order::Remove { keep: true }).await
+        // What comes first is not removed under somebody's run either.
+        let removal = Removal {
+            keep: true,
+            waits: force && !keeps,
+        };
+        entry.remove(removal).await
     }
 
     /// Gives a kept sandbox a name.
@@ -222,33 +238,48 @@ impl Sessions {
         id: &SandboxId,
         name: &SessionName,
     ) -> Result<v1::SessionInfo, Failure> {
-        let record = self.0.store.get(id).filter(|record| record.owner == who);
-        let Some(record) = record.filter(|record| record.name.is_none()) else {
+        let entry = self.name_kept(who, id, name)?;
+        // Where this fails it has its name as long as the daemon lives.
+        self.0.store.write().await?;
+        entry.settled(PATIENCE).await?;
+        Ok(info::of(&entry, &self.0.store, name.as_str(), None))
+    }
+
+    /// A kept sandbox is a session from here on. Of two who want the same sandbox
+    /// or the same name, one gets it.
+    fn name_kept(
+        &self,
+        who: Principal,
+        id: &SandboxId,
+        name: &SessionName,
+    ) -> Result<Arc<Entry>, Failure> {
+        let whose = (who, name.clone());
+        let mut table = self.table();
+        if table.contains_key(&whose) {
+            return Err(taken(name));
+        }
+        if self.0.closing.is_cancelled() {
+            return Err(shutting_down());
+        }
+        let kept = |record: &Record| record.owner == who && record.name.is_none();
+        let is_in_use = self.0.in_use().contains(id);
+        if is_in_use && self.0.store.get(id).is_some_and(|record| kept(&record)) {
+            return Err(kept::in_use(id));
+        }
+        let named = self.0.store.change(id, |record| {
+            let kept = kept(record);
+            if kept {
+                record.name = Some(name.clone());
+                record.used = SystemTime::now();
+            }
+            kept.then(|| record.clone())
+        });
+        let Some(named) = named.flatten() else {
             let message = format!("there is no kept sandbox `{id}`");
             return Err(Failure::new(FailureKind::NotFound, message)
                 .hint("`isol8 session ls` shows which there are"));
         };
-        let named = Record {
-            name: Some(name.clone()),
-            used: SystemTime::now(),
-            ..record.clone()
-        };
-        let whose = (who, name.clone());
-        if self.table().contains_key(&whose) {
-            return Err(taken(name));
-        }
-        self.0.store.put(named.clone()).await?;
-        let begun = {
-            let mut table = self.table();
-            let free = !table.contains_key(&whose) && !self.0.closing.is_cancelled();
-            free.then(|| self.begin(&mut table, whose, Some(named)))
-        };
-        let Some(entry) = begun else {
-            self.0.store.put(record).await?;
-            return Err(taken(name));
-        };
-        entry.settled(PATIENCE).await?;
-        Ok(info::of(&entry, &self.0.store, name.as_str(), None))
+        Ok(self.begin(&mut table, whose, Some(named)))
     }
 
     /// The sessions of a caller and what was kept for the caller; with their
@@ -275,19 +306,19 @@ impl Sessions {
             .flatten()
             .collect();
         let kept = self.0.store.all().into_iter();
+        let in_use = self.0.in_use();
         all.extend(
             kept.filter(|record| record.owner == who && record.name.is_none())
-                .map(|record| info::of_kept(&record)),
+                .map(|record| info::of_kept(&record, in_use.contains(&record.sandbox))),
         );
+        drop(in_use);
         all
     }
 
-    /// The sandbox of a session, also one that was made just now.
-    fn sandbox_of(&self, whose: &Whose) -> Option<SandboxId> {
-        let records = self.0.store.all().into_iter();
-        let mut own = records.filter(|record| record.owner == whose.0);
-        own.find(|record| record.name.as_ref() == Some(&whose.1))
-            .map(|record| record.sandbox)
+    /// What is known of a session, also of one that was made just now.
+    fn record_of(&self, whose: &Whose) -> Option<Record> {
+        let mut records = self.0.store.all().into_iter();
+        records.find(|record| record.owner == whose.0 && record.name.as_ref() == Some(&whose.1))
     }
 
     /// How many sessions there are, of all callers.
@@ -303,7 +334,7 @@ impl Sessions {
     pub(crate) fn idle(&self, who: Option<Principal>) -> Vec<Idle> {
         let table = self.table();
         let is_idle = |record: &Record| match &record.name {
-            None => true,
+            None => !self.0.in_use().contains(&record.sandbox),
             Some(name) => table
                 .get(&(record.owner, name.clone()))
                 .is_none_or(|entry| !entry.is_busy()),
@@ -331,10 +362,11 @@ impl Sessions {
         let Ok(entry) = self.find(idle.owner, name) else {
             return Ok(());
         };
-        if entry.is_busy() {
-            return Err(busy(name, false));
-        }
-        entry.removed(Order::Remove { keep: false }).await.map(drop)
+        let removal = Removal {
+            keep: false,
+            waits: false,
+        };
+        entry.remove(removal).await.map(drop)
     }
 
     /// Lets go of every session, which then waits for the next daemon.

@@ -7,7 +7,7 @@ use isol8_core::{
     failure::Failure,
     ids::SandboxId,
     mask::Secrets,
-    outcome::{Counters, Outcome},
+    outcome::{Counters, Outcome, Verdict},
 };
 use isol8_engine::{Engine, Sandbox, link::Link};
 use isol8_proto::v1;
@@ -95,7 +95,7 @@ pub(super) async fn drive(
         sandbox,
         parked,
         baseline,
-        holder,
+        mut holder,
         ..
     } = seat;
     let id = sandbox.id.clone();
@@ -148,12 +148,19 @@ pub(super) async fn drive(
         "run phases"
     );
     let outcome = conclude(seen, used, wall, &pump, request);
+    let clean = pump.is_clean();
+    match outcome.verdict {
+        Verdict::SandboxLost => holder.lose(),
+        // The limit killed init too.
+        Verdict::OomKilled if !clean => holder.lose(),
+        _ => {}
+    }
     let heads = pump.take_heads();
     Ok(Some(Driven {
         outcome,
         heads,
         sandbox: id,
-        clean: pump.is_clean(),
+        clean,
         link: pump.into_link(),
         holder,
     }))

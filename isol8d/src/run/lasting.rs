@@ -182,7 +182,7 @@ pub(super) async fn seat(
             let sandbox = turn.lend().map_err(|error| {
                 Failure::new(FailureKind::HostLacks, "no descriptor is left").because(&error)
             })?;
-            (sandbox, Holder::Session(turn))
+            (sandbox, Holder::Session(Box::new(turn)))
         }
         (None, Some(fresh)) => {
             let (kept, sandbox) = Kept::new(&daemon.sessions, fresh);
@@ -203,6 +203,12 @@ pub(super) async fn seat(
             let packages = wanted.packages.clone();
             turn.note(|record| record.packages = packages).await?;
         }
+    }
+    if let Holder::Session(turn) = &mut holder
+        && request.persist
+        && turn.record().is_some_and(|record| !record.persist)
+    {
+        turn.note(|record| record.persist = true).await?;
     }
     let engine = Arc::clone(holder.engine());
     let reading = timeout(COUNTERS, engine.counters(&sandbox.id));

@@ -30,7 +30,7 @@ pub(super) enum Holder {
     /// It serves this one run.
     Pool(Hold),
     /// The session gets it back.
-    Session(Turn),
+    Session(Box<Turn>),
     /// Its owner may look into it.
     Kept(Kept),
 }
@@ -75,8 +75,15 @@ impl Holder {
     /// The sandbox that somebody may adopt.
     pub(super) fn kept(&self) -> Option<&SandboxId> {
         match self {
-            Self::Kept(kept) => Some(kept.id()),
+            Self::Kept(kept) => kept.id(),
             Self::Pool(_) | Self::Session(_) => None,
+        }
+    }
+
+    /// The sandbox went with the run.
+    pub(super) fn lose(&mut self) {
+        if let Self::Kept(kept) = self {
+            kept.lose();
         }
     }
 

@@ -13,6 +13,9 @@ use crate::greeting;
 /// An init that has dialled speaks at once.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Past what an engine takes for an init that is alive and does not dial.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(30);
+
 /// What stood in the stream when a run ended is carried out in no time.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -30,7 +33,12 @@ pub(super) async fn connect(
     engine: &Arc<dyn Engine>,
     record: &Record,
 ) -> Result<Seat, Unconnected> {
-    let adopted = engine.adopt(&record.adoption()).await;
+    let adoption = record.adoption();
+    let adopted = timeout(ADOPT_DEADLINE, engine.adopt(&adoption)).await;
+    let adopted = adopted.unwrap_or_else(|_| {
+        let message = "the engine of a session does not answer";
+        Err(Failure::new(FailureKind::EngineTimeout, message))
+    });
     let mut sandbox = adopted.map_err(|failure| match failure.kind {
         FailureKind::NotFound => Unconnected::Lost("its sandbox is gone".to_owned()),
         _ => Unconnected::Later(failure),

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -13,12 +13,12 @@ use isol8_core::{
     ids::SandboxId,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{record::Record, shutting_down, store::Store, turn::Turn};
+use super::{record::Record, store::Store, turn::Turn};
 
 /// Orders on their way to the owner, who is never long in taking them.
 const INBOX: usize = 64;
@@ -31,14 +31,25 @@ pub(super) enum Order {
         forget: bool,
         reply: oneshot::Sender<Result<Turn, Failure>>,
     },
-    /// In its turn; the answer is the [`Entry::removed`].
+    /// In its turn.
     Remove {
-        /// Where its record says so.
-        keep: bool,
+        how: Removal,
+        reply: oneshot::Sender<Removed>,
     },
     /// Like `Remove`, if nobody has used it for so long when its turn comes.
-    Expire { after: Duration },
+    Expire {
+        after: Duration,
+    },
     Size(oneshot::Sender<u64>),
+}
+
+/// How a session is to be removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removal {
+    /// Its sandbox is kept, where its record says so.
+    pub(super) keep: bool,
+    /// Also for the end of what goes on in it; else that is left alone.
+    pub(super) waits: bool,
 }
 
 impl Order {
@@ -52,6 +63,7 @@ impl Order {
         match self {
             Self::Lend { reply, .. } => reply.is_closed(),
             Self::Size(reply) => reply.is_closed(),
+            // Whoever asked for it need not wait for it.
             Self::Remove { .. } | Self::Expire { .. } => false,
         }
     }
@@ -90,8 +102,11 @@ pub(super) struct Entry {
     /// Callers that have found the session and whose order is not in the owner's
     /// hands: it does not end before.
     expected: AtomicU32,
+    /// One of them has given up.
+    given_up: Notify,
     pub(super) view: watch::Sender<View>,
-    pub(super) removed: watch::Sender<Option<Removed>>,
+    /// How it ended, for all who are still in its queue.
+    pub(super) over: OnceLock<Removed>,
     /// Whatever goes on in it ends.
     pub(super) doomed: CancellationToken,
 }
@@ -114,8 +129,9 @@ impl Entry {
         let entry = Self {
             orders,
             expected: AtomicU32::new(0),
+            given_up: Notify::new(),
             view: watch::Sender::new(view),
-            removed: watch::Sender::new(None),
+            over: OnceLock::new(),
             doomed: CancellationToken::new(),
         };
         (Arc::new(entry), inbox)
@@ -152,36 +168,50 @@ impl Entry {
         self.expected.load(Ordering::Relaxed) > 0
     }
 
+    /// Waits until somebody who was expected does not come any more.
+    pub(super) async fn is_given_up(&self) {
+        self.given_up.notified().await;
+    }
+
     /// Waits for its turn. The caller was [`Entry::expect`]ed.
     pub(super) async fn borrow(&self, forget: bool) -> Result<Turn, Failure> {
         let (reply, answer) = oneshot::channel();
         {
             // Also where this is dropped before the order is sent.
-            let _expected = Expected(&self.expected);
+            let _expected = Expected(self);
             let order = Order::Lend { forget, reply };
             let sent = self.orders.send(order).await;
-            sent.map_err(|_| self.over())?;
+            sent.map_err(|_| self.unanswered())?;
         }
-        answer.await.unwrap_or_else(|_| Err(self.over()))
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
-    /// Why nobody answers any more.
-    fn over(&self) -> Failure {
-        match &*self.removed.borrow() {
+    /// Why there is no answer.
+    fn unanswered(&self) -> Failure {
+        match self.over.get() {
             Some(Err(failure)) if failure.kind == FailureKind::ShuttingDown => failure.clone(),
-            _ => gone(),
+            Some(_) => gone(),
+            None => bug(),
         }
     }
 
-    /// Sends an order that ends the session, and waits for the end.
-    pub(super) async fn removed(&self, order: Order) -> Removed {
-        let mut removed = self.removed.subscribe();
-        // Whose task is over has an outcome, or goes on with the next daemon.
-        let _over = self.orders.send(order).await;
-        match removed.wait_for(Option::is_some).await {
-            Ok(removed) => removed.clone().unwrap_or(Ok(None)),
-            Err(_) => Err(shutting_down()),
+    /// Ends the session when it is its turn.
+    ///
+    /// # Errors
+    /// `SessionBusy` where it is not to wait; why it does not go.
+    ///
+    /// # Cancellation
+    /// It ends all the same.
+    pub(super) async fn remove(&self, how: Removal) -> Removed {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Remove { how, reply };
+        if self.orders.send(order).await.is_ok()
+            && let Ok(removed) = answer.await
+        {
+            return removed;
         }
+        // It ended some other way before.
+        self.over.get().cloned().unwrap_or_else(|| Err(bug()))
     }
 
     /// Asks without waiting for an answer.
@@ -223,17 +253,26 @@ impl Entry {
     }
 }
 
-struct Expected<'a>(&'a AtomicU32);
+struct Expected<'a>(&'a Entry);
 
 impl Drop for Expected<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.expected.fetch_sub(1, Ordering::Relaxed);
+        self.0.given_up.notify_one();
     }
 }
 
 /// The session ended while somebody waited for it.
 pub(super) fn gone() -> Failure {
-    Failure::new(FailureKind::SessionLost, "the session was removed meanwhile")
+    Failure::new(
+        FailureKind::SessionLost,
+        "the session was removed meanwhile",
+    )
+}
+
+pub(super) fn bug() -> Failure {
+    let message = "the daemon has a bug: the task of a session panicked";
+    Failure::new(FailureKind::Internal, message).hint("`isol8 daemon logs` shows where")
 }
 
 pub(super) fn lost(reason: &str) -> Failure {

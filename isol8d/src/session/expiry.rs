@@ -1,11 +1,12 @@
 //! Sessions that nobody uses any more go by themselves.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use isol8_core::failure::FailureKind;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{Sessions, entry::Order};
+use super::{Sessions, entry::Order, record::Record};
 
 /// How often is looked, at most.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -14,16 +15,34 @@ impl Sessions {
     /// Removes what nobody has used for `max_age` (`None`: nothing), and writes
     /// down what could wait, until `stop`.
     pub(crate) async fn keep_tidy(&self, max_age: Option<Duration>, stop: &CancellationToken) {
-        let period = max_age.map_or(PERIOD, |age| (age / 4).clamp(Duration::from_secs(1), PERIOD));
+        let period = max_age.map_or(PERIOD, |age| {
+            (age / 4).clamp(Duration::from_secs(1), PERIOD)
+        });
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(period) => {}
             }
+            self.note_uses();
             if let Some(age) = max_age {
                 self.expire(age).await;
             }
             self.0.store.settle().await;
+        }
+    }
+
+    /// What is in use now is not old when the daemon dies over it.
+    fn note_uses(&self) {
+        let used = |record: &mut Record| record.used = SystemTime::now();
+        let busy: Vec<_> = {
+            let table = self.table();
+            let busy = table.values().filter(|entry| entry.is_busy());
+            busy.filter_map(|entry| entry.view.borrow().sandbox.clone())
+                .collect()
+        };
+        let in_use = self.0.in_use().clone();
+        for id in busy.iter().chain(&in_use) {
+            self.0.store.change(id, used);
         }
     }
 
@@ -42,8 +61,11 @@ impl Sessions {
                 }
                 None => {
                     tracing::info!(sandbox_id = %record.sandbox, "a kept sandbox goes");
-                    if let Err(error) = self.remove_kept(&record.sandbox).await {
-                        tracing::warn!(%error, "a kept sandbox does not go");
+                    match self.remove_kept(&record.sandbox).await {
+                        Err(error) if error.kind != FailureKind::SessionBusy => {
+                            tracing::warn!(%error, "a kept sandbox does not go");
+                        }
+                        _ => {}
                     }
                 }
             }

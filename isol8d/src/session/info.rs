@@ -1,5 +1,7 @@
 //! What is told of a session.
 
+use std::time::Duration;
+
 use isol8_core::failure::Failure;
 use isol8_proto::v1::{SessionInfo, SessionState};
 
@@ -20,7 +22,10 @@ pub(super) fn of(entry: &Entry, store: &Store, name: &str, size: Option<u64>) ->
         Doing::Lost(reason) => (SessionState::Lost, reason.clone()),
     };
     let record = view.sandbox.as_ref().and_then(|id| store.get(id));
-    let mut info = record.as_ref().map(of_kept).unwrap_or_default();
+    let mut info = record
+        .as_ref()
+        .map(|record| of_kept(record, false))
+        .unwrap_or_default();
     name.clone_into(&mut info.name);
     info.state = state.into();
     info.reason = reason;
@@ -32,15 +37,19 @@ pub(super) fn of(entry: &Entry, store: &Store, name: &str, size: Option<u64>) ->
     info
 }
 
-/// A sandbox without a name.
-pub(super) fn of_kept(record: &Record) -> SessionInfo {
+/// A sandbox without a name, whose run may still go on.
+pub(super) fn of_kept(record: &Record, in_use: bool) -> SessionInfo {
+    let (state, idle) = match in_use {
+        true => (SessionState::Busy, Duration::ZERO),
+        false => (SessionState::Idle, record.idle()),
+    };
     SessionInfo {
         name: String::new(),
         runtime: record.key.runtime.to_string(),
         engine: record.key.engine.to_string(),
-        idle_ms: u64::try_from(record.idle().as_millis()).unwrap_or(u64::MAX),
+        idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
         sandbox_id: record.sandbox.to_string(),
-        state: SessionState::Idle.into(),
+        state: state.into(),
         size_bytes: None,
         waiting: 0,
         created_ms: millis(record.created),

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     MOST_SESSIONS, Sessions, Shared,
+    kept::InUse,
     record::{Record, Token},
     turn::Seat,
 };
@@ -39,14 +40,16 @@ pub(crate) struct Terms {
 #[derive(Debug)]
 pub(crate) struct Fresh {
     seat: Option<Seat>,
-    _undo: Undo,
+    in_use: Option<InUse>,
+    undo: Undo,
 }
 
 impl Fresh {
     /// It stays.
-    pub(super) fn settle(mut self) -> Seat {
-        self._undo.done = true;
-        self.seat.take().expect("it is taken once")
+    pub(super) fn settle(mut self) -> (Seat, Option<InUse>) {
+        self.undo.done = true;
+        let seat = self.seat.take().expect("it is taken once");
+        (seat, self.in_use.take())
     }
 }
 
@@ -61,22 +64,9 @@ struct Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if self.done {
-            return;
+        if !self.done {
+            self.shared.discard(&self.engine, &self.id);
         }
-        let (shared, engine, id) = (
-            Arc::clone(&self.shared),
-            Arc::clone(&self.engine),
-            self.id.clone(),
-        );
-        self.shared.tasks.spawn(async move {
-            // In this order, as for every removal: see the store.
-            let written = shared.store.remove(&id).await;
-            let destroyed = engine.destroy(&id).await;
-            if let Err(error) = written.and(destroyed) {
-                tracing::warn!(sandbox_id = %id, %error, "a sandbox that nobody wants stays for now");
-            }
-        });
     }
 }
 
@@ -135,6 +125,8 @@ impl Sessions {
             used: now,
             lost: None,
         };
+        let unnamed = record.name.is_none();
+        let in_use = unnamed.then(|| InUse::new(shared, &record.sandbox));
         shared.store.put(record.clone()).await?;
         let seat = Seat {
             link: sandbox.link,
@@ -144,7 +136,8 @@ impl Sessions {
         };
         Ok(Fresh {
             seat: Some(seat),
-            _undo: undo,
+            in_use,
+            undo,
         })
     }
 }

@@ -10,10 +10,12 @@
 
 use std::{
     collections::VecDeque,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use isol8_core::{
     failure::{Failure, FailureKind},
     ids::SandboxId,
@@ -24,9 +26,10 @@ use tokio::{
 };
 
 use super::{
-    Sessions, Whose,
+    Sessions, Whose, busy,
     connect::{Unconnected, connect, settle},
-    entry::{Doing, Entry, Order, Removed, lost},
+    entry::{Doing, Entry, Order, Removed, bug, lost},
+    kept::destroy,
     record::Record,
     shutting_down,
     turn::{Back, Seat, Turn},
@@ -94,23 +97,41 @@ impl Owner {
     /// Serves until the session is removed or the daemon lets go of it.
     pub(super) async fn run(mut self) {
         let closing = self.sessions.0.closing.clone();
-        let serve = async {
-            loop {
-                if let State::Over(removed) = &mut self.state {
-                    return removed.take();
+        let over = loop {
+            let served = AssertUnwindSafe(self.serve()).catch_unwind();
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => break Err(shutting_down()),
+                served = served => match served {
+                    Ok(removed) => {
+                        self.leave();
+                        break removed;
+                    }
+                    Err(_) => self.recover(),
                 }
-                self.step().await;
             }
         };
-        let removed = tokio::select! {
-            biased;
-            () = closing.cancelled() => Some(Err(shutting_down())),
-            removed = serve => {
-                self.leave();
-                removed
+        // Before the orders go that are left: see `Entry::remove`.
+        let _only_here = self.entry.over.set(over);
+    }
+
+    async fn serve(&mut self) -> Removed {
+        loop {
+            if let State::Over(removed) = &mut self.state {
+                return removed.take().unwrap_or(Ok(None));
             }
-        };
-        self.entry.removed.send_replace(Some(removed.unwrap_or(Ok(None))));
+            self.step().await;
+        }
+    }
+
+    /// After a panic: the sandbox is still there, and looked for in a while.
+    fn recover(&mut self) {
+        tracing::error!(session = %self.whose.1, "the task of a session panicked");
+        match self.sessions.record_of(&self.whose) {
+            Some(record) => self.later(record, bug(), LAST_RETRY),
+            None => self.state = State::Over(Some(Err(bug()))),
+        }
+        self.show();
     }
 
     /// Takes the session out of the table, if this is it.
@@ -158,16 +179,29 @@ impl Owner {
         let order = match &mut self.state {
             State::Idle(seat) => {
                 tokio::select! {
-                    order = self.inbox.recv() => order,
+                    // First, so that nobody is lent what is known to be gone.
+                    biased;
                     // Nobody has asked it anything: it is gone, or out of order.
                     _ = seat.link.reader.recv() => {
                         let record = seat.record.clone();
                         self.state = State::Starting(record);
                         return None;
                     }
+                    order = self.inbox.recv() => order,
                 }
             }
-            State::Unreachable { again, record, pause, .. } => {
+            State::Nothing => {
+                tokio::select! {
+                    order = self.inbox.recv() => order,
+                    () = self.entry.is_given_up() => return None,
+                }
+            }
+            State::Unreachable {
+                again,
+                record,
+                pause,
+                ..
+            } => {
                 let (again, record, pause) = (*again, record.clone(), *pause);
                 tokio::select! {
                     order = self.inbox.recv() => order,
@@ -191,7 +225,10 @@ impl Owner {
                     self.lend(forget, reply).await;
                 }
             }
-            Order::Remove { keep } => self.remove(keep).await,
+            Order::Remove { how, reply } => {
+                let removed = self.remove(how.keep).await;
+                let _gone = reply.send(removed);
+            }
             Order::Expire { after } => {
                 let idle = match &self.state {
                     State::Idle(seat) => seat.record.idle(),
@@ -201,7 +238,8 @@ impl Owner {
                     State::Nothing | State::Over(_) => return,
                 };
                 if idle >= after && self.queue.is_empty() {
-                    self.remove(false).await;
+                    // Nobody waits for the answer, and the sweep is next.
+                    let _removed = self.remove(false).await;
                 }
             }
             Order::Size(reply) => self.tell_size(reply).await,
@@ -226,9 +264,13 @@ impl Owner {
                     lost: Some(reason.clone()),
                     ..record
                 };
-                let written = self.sessions.0.store.put(record.clone()).await;
+                let store = &self.sessions.0.store;
+                store.change(&record.sandbox, |written| {
+                    written.lost = Some(reason.clone())
+                });
+                let written = store.write().await;
                 // Whatever is left of it.
-                let destroyed = engine.destroy(&record.sandbox).await;
+                let destroyed = destroy(engine, &record.sandbox).await;
                 if let Err(error) = written.and(destroyed) {
                     tracing::warn!(%error, "a lost session leaves something");
                 }
@@ -285,7 +327,12 @@ impl Owner {
     ) {
         let record = seat.as_ref().map(|seat| seat.record.clone());
         let (back, mut returned) = oneshot::channel();
-        let turn = Turn::new(self.sessions.0.store.clone(), Arc::clone(&self.entry), seat, back);
+        let turn = Turn::new(
+            self.sessions.0.store.clone(),
+            Arc::clone(&self.entry),
+            seat,
+            back,
+        );
         if let Err(Ok(turn)) = reply.send(Ok(turn)) {
             // Whoever waited has gone in this moment.
             turn.give_back();
@@ -302,7 +349,7 @@ impl Owner {
                     return;
                 }
                 order = self.inbox.recv() => {
-                    self.enqueue(order.expect("the inbox has a sender"));
+                    self.enqueue(order.expect("the inbox has a sender"), record.as_ref());
                     self.show_as(&Doing::Busy, record.as_ref());
                 }
             }
@@ -326,12 +373,19 @@ impl Owner {
 
     fn used(&self, record: &Record) {
         let used = |record: &mut Record| record.used = SystemTime::now();
-        self.sessions.0.store.touch(&record.sandbox, used);
+        self.sessions.0.store.change(&record.sandbox, used);
     }
 
-    fn enqueue(&mut self, order: Order) {
+    /// Takes an order while a caller has the session.
+    fn enqueue(&mut self, order: Order, record: Option<&Record>) {
         self.queue.retain(|order| !order.is_stale());
         match order {
+            Order::Remove { how, reply } if !how.waits => {
+                let keeps = how.keep && record.is_some_and(|record| record.persist);
+                let _gone = reply.send(Err(busy(&self.whose.1, keeps)));
+            }
+            // Somebody does use it.
+            Order::Expire { .. } => {}
             Order::Lend { reply, .. } if self.queue.len() >= MOST_WAITING => {
                 let message = format!("{MOST_WAITING} runs wait for this session already");
                 let failure = Failure::new(FailureKind::AtCapacity, message);
@@ -343,37 +397,38 @@ impl Owner {
 
     /// Ends a session while its run goes on, which sees its sandbox go.
     async fn kill(&mut self, before: Option<Record>) {
-        let sandbox = before.map(|record| record.sandbox);
         // Its first run may have made it by now.
-        let sandbox = sandbox.or_else(|| self.sessions.sandbox_of(&self.whose));
-        let removed = match sandbox.and_then(|id| self.sessions.0.store.get(&id)) {
+        let record = before.or_else(|| self.sessions.record_of(&self.whose));
+        let removed = match record {
             Some(record) => self.sessions.destroy(&record).await,
             None => Ok(None),
         };
         self.state = State::Over(Some(removed));
     }
 
-    async fn remove(&mut self, keep: bool) {
+    async fn remove(&mut self, keep: bool) -> Removed {
         let record = match std::mem::replace(&mut self.state, State::Nothing) {
             State::Nothing => {
-                self.state = State::Over(Some(Ok(None)));
-                return;
+                self.state = State::Over(None);
+                return Ok(None);
             }
             State::Idle(seat) => seat.record.clone(),
             State::Starting(record)
             | State::Unreachable { record, .. }
             | State::Lost(record, _) => record,
-            over @ State::Over(_) => {
-                self.state = over;
-                return;
+            State::Over(over) => {
+                let removed = over.clone().unwrap_or(Ok(None));
+                self.state = State::Over(over);
+                return removed;
             }
         };
         let removed = if keep && record.persist && record.lost.is_none() {
-            self.sessions.keep(record).await
+            Ok(Some(self.sessions.keep(&record).await))
         } else {
             self.sessions.destroy(&record).await
         };
-        self.state = State::Over(Some(removed));
+        self.state = State::Over(Some(removed.clone()));
+        removed
     }
 
     async fn tell_size(&mut self, reply: oneshot::Sender<u64>) {

@@ -178,7 +178,11 @@ impl Written {
         let key = SandboxKey {
             engine: named(engines, EngineKind::name, &self.engine).ok_or("engine")?,
             runtime,
-            image: optional(self.image.as_deref(), |name| ImageName::parse(name).ok(), "image")?,
+            image: optional(
+                self.image.as_deref(),
+                |name| ImageName::parse(name).ok(),
+                "image",
+            )?,
             network: named(networks, Network::name, &self.network).ok_or("network")?,
             writable: self.writable,
             sandbox_size: ByteSize::bytes(self.sandbox_bytes),
@@ -194,7 +198,11 @@ impl Written {
         let token = token.ok().filter(|token| token.len() == TOKEN_BYTES);
         Ok(Record {
             owner: Principal(self.owner),
-            name: optional(self.name.as_deref(), |name| SessionName::parse(name).ok(), "name")?,
+            name: optional(
+                self.name.as_deref(),
+                |name| SessionName::parse(name).ok(),
+                "name",
+            )?,
             sandbox: SandboxId::parse(&self.sandbox).ok_or("sandbox")?,
             token: Token(token.ok_or("token")?),
             key,

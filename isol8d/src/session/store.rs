@@ -92,41 +92,50 @@ impl Store {
         self.records().get(id).cloned()
     }
 
-    /// Writes a record, new or changed, and waits until it is on disk.
+    /// Writes a new record, and waits until it is on disk.
     ///
     /// # Errors
     /// `NoSpace` when it cannot be written. It is not kept then.
+    ///
+    /// # Cancellation
+    /// It is there, and on disk soon.
     pub(crate) async fn put(&self, record: Record) -> Result<(), Failure> {
         let id = record.sandbox.clone();
-        let before = self.records().insert(id.clone(), record);
+        self.records().insert(id.clone(), record);
         let written = self.write().await;
         if written.is_err() {
-            let mut records = self.records();
-            match before {
-                Some(before) => records.insert(id, before),
-                None => records.remove(&id),
-            };
+            self.records().remove(&id);
         }
         written
     }
 
-    /// Changes a record at once and writes it when there is time.
-    pub(crate) fn touch(&self, id: &SandboxId, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = self.records().get_mut(id) {
-            change(record);
+    /// Changes a record at once, where it is still there, to be written with the
+    /// next [`Store::write`] or when there is time.
+    pub(crate) fn change<T>(
+        &self,
+        id: &SandboxId,
+        change: impl FnOnce(&mut Record) -> T,
+    ) -> Option<T> {
+        let changed = self.records().get_mut(id).map(change);
+        if changed.is_some() {
             self.0.stale.store(true, Ordering::Relaxed);
         }
+        changed
     }
 
-    /// Takes a record out, and waits until that is on disk.
-    ///
-    /// # Errors
-    /// `NoSpace` when it cannot be written. It is out all the same.
-    pub(crate) async fn remove(&self, id: &SandboxId) -> Result<(), Failure> {
-        if self.records().remove(id).is_none() {
-            return Ok(());
+    /// Takes a record out at once, if it is `wanted`. Until the next
+    /// [`Store::write`] it may come back with a restart.
+    pub(crate) fn take(
+        &self,
+        id: &SandboxId,
+        wanted: impl FnOnce(&Record) -> bool,
+    ) -> Option<Record> {
+        let mut records = self.records();
+        if !records.get(id).is_some_and(wanted) {
+            return None;
         }
-        self.write().await
+        self.0.stale.store(true, Ordering::Relaxed);
+        records.remove(id)
     }
 
     /// Writes what could wait.
@@ -138,7 +147,11 @@ impl Store {
         }
     }
 
-    async fn write(&self) -> Result<(), Failure> {
+    /// Waits until all that is here is on disk.
+    ///
+    /// # Errors
+    /// `NoSpace` when it cannot be written. It is tried again later.
+    pub(crate) async fn write(&self) -> Result<(), Failure> {
         let inner = Arc::clone(&self.0);
         let written = spawn_blocking(move || inner.write()).await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -96,7 +96,7 @@ impl Turn {
 
     /// Takes the sandbox that was made for this session.
     pub(crate) fn fill(&mut self, fresh: Fresh) {
-        let seat = fresh.settle();
+        let (seat, _) = fresh.settle();
         let id = seat.record.sandbox.clone();
         self.entry.view.send_modify(|view| view.sandbox = Some(id));
         self.link = Some(seat.link);
@@ -137,11 +137,14 @@ impl Turn {
         let Some((record, _)) = &mut self.made else {
             return Ok(());
         };
-        if self.entry.doomed.is_cancelled() {
-            return Err(gone());
-        }
         change(record);
-        self.store.put(record.clone()).await
+        let changed = record.clone();
+        // A record that was taken out must not come back.
+        let noted = self
+            .store
+            .change(&record.sandbox, |record| *record = changed);
+        noted.ok_or_else(gone)?;
+        self.store.write().await
     }
 
     /// After a call that ended where init expects the next command.

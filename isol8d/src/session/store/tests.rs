@@ -73,7 +73,8 @@ async fn what_is_put_is_there_for_the_next_daemon() {
     let next = open(&folder);
     assert_eq!(next.get(&work.sandbox), Some(work.clone()));
     assert_eq!(next.get(&kept.sandbox), Some(kept.clone()));
-    next.remove(&work.sandbox).await.expect("written");
+    assert_eq!(next.take(&work.sandbox, |_| true), Some(work));
+    next.write().await.expect("written");
     assert_eq!(open(&folder).all(), [kept]);
     let names = fs::read_dir(folder.path()).expect("a folder").count();
     assert_eq!(names, 1, "nothing half is left");
@@ -86,7 +87,7 @@ async fn what_can_wait_is_written_when_there_is_time() {
     let work = record(Some("work"));
     store.put(work.clone()).await.expect("written");
     let later = work.used + Duration::from_secs(5);
-    store.touch(&work.sandbox, |record| record.used = later);
+    store.change(&work.sandbox, |record| record.used = later);
     assert_eq!(open(&folder).all()[0].used, work.used);
     store.settle().await;
     assert_eq!(open(&folder).all()[0].used, later);
