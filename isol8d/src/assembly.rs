@@ -85,7 +85,7 @@ fn check_supported(config: &Config) -> Result<(), Failure> {
 
 /// Nobody may come back: then a sandbox that lasts goes when it would have gone
 /// anyway, and after a month where sessions never go by themselves.
-fn orphaned(cleanup: &Cleanup) -> Duration {
+pub(crate) fn orphaned(cleanup: &Cleanup) -> Duration {
     const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
     const LEAST: Duration = Duration::from_secs(60);
     match cleanup.auto_prune {
@@ -108,7 +108,7 @@ pub fn assemble(config: Config, config_source: String, paths: Paths) -> Result<P
     let ca_bundle = config.network.ca_bundle.as_deref();
     let kit = kit::install(&init, ca_bundle, &paths.state_dir)?;
     // A sandbox that lasts goes on with the kit that it was made with.
-    if Store::open(&paths.state_dir)?.all().is_empty() {
+    if Store::open(&paths.state_dir, None)?.all().is_empty() {
         kit::remove_others(&paths.state_dir, &kit);
     }
     raise_descriptors();

@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    assembly::orphaned,
     audit::Audit,
     egress::{Egress, EgressSettings},
     layers::{Layers, Means},
@@ -38,7 +39,10 @@ use crate::{
     pool::{PoolHandle, gate::Gate},
     reconcile,
     roster::Roster,
-    session::{Sessions, store::Store},
+    session::{
+        Sessions,
+        store::{Spare, Store},
+    },
     status,
 };
 
@@ -128,7 +132,11 @@ impl Daemon {
         let tasks = TaskTracker::new();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = PoolHandle::start(parts.roster.engines().clone(), &parts.config, cores, &tasks)?;
-        let store = Store::open(&parts.state_dir)?;
+        let spare = parts.presence.clone().map(|presence| Spare {
+            presence,
+            keep: orphaned(&parts.config.cleanup),
+        });
+        let store = Store::open(&parts.state_dir, spare)?;
         let sessions = Sessions::start(store, &parts.roster, tasks.clone());
         let egress = Egress::start(parts.egress, &tasks);
         let layers = Layers::open(

@@ -14,12 +14,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use isol8_core::{
     failure::{Failure, FailureKind},
     ids::SandboxId,
 };
+use isol8_engine::presence::{Presence, Spared};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -56,6 +58,15 @@ struct Inner {
     writing: Mutex<()>,
     /// Something changed that could wait.
     stale: AtomicBool,
+    spare: Option<Spare>,
+}
+
+/// Tells other daemons what to leave alone when this one is dead.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) presence: Presence,
+    /// After its last use, so long.
+    pub(crate) keep: Duration,
 }
 
 impl Store {
@@ -64,7 +75,7 @@ impl Store {
     /// # Errors
     /// A file that cannot be read, or not understood: its sessions would be
     /// destroyed as nobody's.
-    pub(crate) fn open(state_dir: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(state_dir: &Path, spare: Option<Spare>) -> Result<Self, Failure> {
         let path = state_dir.join(FILE);
         let records = match fs::read_to_string(&path) {
             Ok(text) => read(&text).map_err(|why| refused(&path, &why))?,
@@ -76,12 +87,16 @@ impl Store {
             records: Mutex::new(records),
             writing: Mutex::new(()),
             stale: AtomicBool::new(false),
+            spare,
         })))
     }
 
     fn records(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Record>> {
         // The map is whole between any two statements.
-        self.0.records.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn all(&self) -> Vec<Record> {
@@ -167,18 +182,37 @@ impl Inner {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.stale.store(false, Ordering::Relaxed);
         // Read inside the turn: the last who writes writes everything.
-        let content = {
+        let (content, spared) = {
             let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-            Content {
+            let content = Content {
                 version: VERSION,
                 sessions: records.values().map(Written::of).collect(),
-            }
+            };
+            (content, self.spared(records.values()))
         };
-        let written = self.replace(&content);
+        // First, so that nobody takes for nobody's what is about to be ours.
+        let written = match &self.spare {
+            Some(spare) => spare.presence.spare(&spared),
+            None => Ok(()),
+        };
+        let written = written.and_then(|()| self.replace(&content));
         if written.is_err() {
             self.stale.store(true, Ordering::Relaxed);
         }
         written
+    }
+
+    fn spared<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Vec<Spared> {
+        let Some(spare) = &self.spare else {
+            return Vec::new();
+        };
+        let there = records.filter(|record| record.lost.is_none());
+        there
+            .map(|record| Spared {
+                id: record.sandbox.clone(),
+                until: record.used + spare.keep,
+            })
+            .collect()
     }
 
     fn replace(&self, content: &Content) -> io::Result<()> {

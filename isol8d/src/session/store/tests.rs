@@ -56,7 +56,7 @@ fn record(name: Option<&str>) -> Record {
 }
 
 fn open(folder: &tempfile::TempDir) -> Store {
-    Store::open(folder.path()).expect("it can be read")
+    Store::open(folder.path(), None).expect("it can be read")
 }
 
 #[tokio::test]
@@ -67,7 +67,10 @@ async fn what_is_put_is_there_for_the_next_daemon() {
     store.put(work.clone()).await.expect("written");
     store.put(kept.clone()).await.expect("written");
     let path = folder.path().join(FILE);
-    let mode = fs::metadata(&path).expect("it is there").permissions().mode();
+    let mode = fs::metadata(&path)
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600, "it holds the tokens");
 
     let next = open(&folder);
@@ -113,7 +116,7 @@ async fn a_file_that_is_not_understood_is_refused_and_stays() {
     let good = fs::read_to_string(&path).expect("text");
     let check = |text: &str, why: &str| {
         fs::write(&path, text).expect("written");
-        let failure = Store::open(folder.path()).expect_err("not understood");
+        let failure = Store::open(folder.path(), None).expect_err("not understood");
         let told = failure.causes.join(": ");
         assert!(told.contains(why), "{why} is not in: {told}");
         let hint = failure.hint.expect("a hint");
@@ -122,11 +125,23 @@ async fn a_file_that_is_not_understood_is_refused_and_stays() {
     };
     check("", "EOF");
     check(&good[..good.len() / 2], "EOF");
-    check(&good.replace("\"version\": 1", "\"version\": 2"), "it is of version 2");
-    check(&good.replace("\"python\"", "\"perl\""), "`runtime` of session 0");
-    check(&good.replace("\"filtered\"", "\"open\""), "`network` of session 0");
+    check(
+        &good.replace("\"version\": 1", "\"version\": 2"),
+        "it is of version 2",
+    );
+    check(
+        &good.replace("\"python\"", "\"perl\""),
+        "`runtime` of session 0",
+    );
+    check(
+        &good.replace("\"filtered\"", "\"open\""),
+        "`network` of session 0",
+    );
     check(&good.replace("\"uid\"", "\"gid\""), "gid");
-    check(&good.replace("\"work\"", "\"-work\""), "`name` of session 0");
+    check(
+        &good.replace("\"work\"", "\"-work\""),
+        "`name` of session 0",
+    );
     check(&good.replace("six", "--six"), "`packages` of session 0");
     let half = &good[good.find("\"token\"").expect("a token")..][..20];
     let short = half.split(' ').nth(1).expect("a value").trim_matches('"');
