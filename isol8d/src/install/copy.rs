@@ -65,8 +65,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// more.
 pub(crate) async fn copy(link: &mut Link, tree: &Path, folder: &str) -> Result<(), Failure> {
     let (batches, queue) = mpsc::channel(QUEUE);
-    let (tree, folder) = (tree.to_owned(), folder.as_bytes().to_vec());
-    let reader = spawn_blocking(move || reader::read(&tree, folder, batches));
+    let (tree, name) = (tree.to_owned(), folder.as_bytes().to_vec());
+    let reader = spawn_blocking(move || reader::read(&tree, name, batches));
     let mut copying = Copying {
         link,
         unsent: 0,
@@ -84,6 +84,7 @@ pub(crate) async fn copy(link: &mut Link, tree: &Path, folder: &str) -> Result<(
         (Err(End::Refused(failure)), _) => failure,
         (Ok(()), Ok(Err(error))) => unreadable(&error),
     };
+    let failure = failure.cause(format!("a part of them may be in `/sandbox/{folder}` now"));
     Err(copying.settle(failure).await)
 }
 
@@ -260,9 +261,10 @@ fn refused(failed: &Failed, path: &[u8]) -> Failure {
     let why = failed.message.escape_debug().to_string();
     if failed.kind() == InitFailure::NoSpace {
         let message = "no room in /sandbox for the packages";
-        return Failure::new(FailureKind::NoSpace, message)
-            .cause(why)
-            .hint("make a session with a larger `--sandbox-size`, and a `--memory` that holds it");
+        return Failure::new(FailureKind::NoSpace, message).cause(why).hint(
+            "make a session with a larger `--sandbox-size`, and a `--memory` that holds it, \
+                 or make room in this one with `isol8 session rm`",
+        );
     }
     let path = String::from_utf8_lossy(path);
     let message = format!(

@@ -165,6 +165,11 @@ async fn a_full_sandbox_is_named_wherever_it_became_full() {
         let failure = copied.expect_err("no room");
         assert_eq!(failure.kind, FailureKind::NoSpace, "{failure}");
         assert!(failure.message.contains("no room in /sandbox"), "{failure}");
+        let causes = failure.causes.join("\n");
+        assert_eq!(
+            causes,
+            "scripted\na part of them may be in `/sandbox/.local` now"
+        );
         let hint = failure.hint.expect("what to do");
         assert!(hint.contains("--sandbox-size") && hint.contains("--memory"));
         assert!(!disk.nodes.contains_key(&format!(".local/{bad}")));
