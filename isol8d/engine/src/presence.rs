@@ -129,8 +129,9 @@ impl Presence {
     }
 }
 
-/// Whether a daemon that is dead wants one of its sandboxes to be left alone.
-/// What cannot be read or understood spares all of them.
+/// Whether a daemon wants one of its sandboxes to be left alone when it is dead:
+/// [`is_alive`] tells, and is to be asked first. What cannot be read or understood
+/// spares all of them; without a lock it never said so.
 #[must_use]
 pub fn spares(daemon: &DaemonId, sandbox: &SandboxId) -> bool {
     let folders = [PathBuf::from(ROOTS), own_folder()];
@@ -138,14 +139,12 @@ pub fn spares(daemon: &DaemonId, sandbox: &SandboxId) -> bool {
 }
 
 fn spares_in(folders: &[PathBuf], daemon: &DaemonId, sandbox: &SandboxId, now: SystemTime) -> bool {
-    let mut found = false;
     for folder in folders {
         let text = match File::open(lock_path(folder, daemon)) {
             Ok(lock) => read_spared(&lock),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => Err(error),
         };
-        found = true;
         let spared = text.ok().and_then(|text| parse_spared(&text));
         let Some(spared) = spared else {
             return true;
@@ -157,7 +156,7 @@ fn spares_in(folders: &[PathBuf], daemon: &DaemonId, sandbox: &SandboxId, now: S
             return true;
         }
     }
-    !found
+    false
 }
 
 fn read_spared(lock: &File) -> io::Result<String> {
@@ -325,7 +324,7 @@ mod tests {
         let [one, other, stranger] = [(); 3].map(|()| SandboxId::random());
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let spares = |id: &SandboxId, now| spares_in(&folders, &daemon, id, now);
-        assert!(spares(&one, now), "nothing is known of its daemon");
+        assert!(!spares(&one, now), "nobody said so");
 
         let presence = Presence::announce_in(folder.path(), &daemon).unwrap();
         assert!(!spares(&one, now), "it never said so");

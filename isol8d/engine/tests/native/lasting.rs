@@ -3,11 +3,14 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use isol8_core::{ids::DaemonId, ids::SandboxId};
-use isol8_engine::{Engine, meet::folder_of, native::NativeEngine};
+use isol8_core::{
+    ids::{DaemonId, SandboxId},
+    runtime::Runtime,
+};
+use isol8_engine::{Engine, meet, native::NativeEngine};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -34,12 +37,16 @@ async fn a_jail_outlives_its_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jail_outlives_its_engine_whole() {
     let bench = Bench::new();
-    let spec = lasting::lasting(&spec(), isol8_core::runtime::Runtime::Bash);
+    let spec = lasting::lasting(&spec(), Runtime::Bash);
     let sandbox = bench.engine.create(&spec).await.unwrap();
     let adoption = lasting::adoption(&spec, &sandbox);
-    let folder = folder_of(&bench.place.runtime_dir, &spec.id);
+    let folder = meet::folder_of(&bench.place.runtime_dir, &spec.id);
     let inode = fs::metadata(&folder).unwrap().ino();
     drop(sandbox);
+    // As after a clock that was set: older than the host's start.
+    let opened = fs::File::open(&folder).unwrap();
+    opened.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    meet::sweep(&bench.place.runtime_dir);
     let Bench {
         engine,
         place,
