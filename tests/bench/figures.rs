@@ -10,6 +10,7 @@ use crate::{
     Options, install, network,
     report::{Bound, Figure},
     sample::Samples,
+    session,
     stage::Stage,
     subjects::{call, order, process, rate},
 };
@@ -105,6 +106,9 @@ pub(crate) async fn measure(options: &Options) -> anyhow::Result<Vec<Figure>> {
     }
     if wanted("install") {
         figures.extend(install::install(options, &python).await?);
+    }
+    if wanted("session") {
+        figures.extend(session::session(options, &python).await?);
     }
     Ok(figures)
 }

@@ -4,14 +4,15 @@
 //!
 //! [`stage`] starts a daemon of the benchmark's own, [`sample`] times and
 //! summarises, [`subjects`] are the things that are timed, [`figures`] says what
-//! is compared with what and how far it may be ([`network`] and [`install`] for
-//! what they are about), [`report`] prints.
+//! is compared with what and how far it may be ([`network`], [`install`] and
+//! [`session`] for what they are about), [`report`] prints.
 
 mod figures;
 mod install;
 mod network;
 mod report;
 mod sample;
+mod session;
 mod stage;
 mod subjects;
 
