@@ -9,6 +9,7 @@ mod kept;
 mod lasting;
 mod lost;
 mod owners;
+mod packages;
 mod restarts;
 mod terms;
 mod turns;

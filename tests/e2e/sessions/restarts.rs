@@ -21,10 +21,15 @@ struct Before<'a> {
 
 impl<'a> Before<'a> {
     fn begin(stage: &'a Stage, name: &str, mark: u32) -> Self {
+        Self::begin_with(stage, name, mark, &[])
+    }
+
+    fn begin_with(stage: &'a Stage, name: &str, mark: u32, args: &[&str]) -> Self {
         let work = stage.session(name);
         work.bash(&format!(
             "echo kept {name} > /sandbox/f; echo kept > /tmp/t; mkdir d; echo deep > d/g"
         ))
+        .args(args)
         .go()
         .ok();
         let heart = work.start_heart(&stage.mark(mark));
@@ -102,8 +107,8 @@ both_engines! {
             format!("sleep {mark} & echo up; yes"),
         ] {
             let live = before.work.bash(&code).args(["--max-output", "10g"]).start();
-            let waits = before.work.bash("echo never > /sandbox/never").start();
             live.until_stdout("up");
+            let waits = before.work.bash("echo never > /sandbox/never").start();
             wait_until("one that waits", seconds(10), || {
                 before.work.info().is_some_and(|info| info["waiting"] == 1)
             });
@@ -122,19 +127,16 @@ both_engines! {
 
     /// A copy in flight leaves nothing under the name that it was to have.
     fn a_crash_in_the_middle_of_a_copy(stage: &Stage) {
-        use std::io::Write as _;
-        let before = Before::begin(stage, "work", 70_135);
+        let before = Before::begin_with(stage, "work", 70_135, &["--sandbox-size", "600m", "--memory", "1g"]);
         before.work.put("old", "as it was");
+        let large = stage.file("large", vec![b'x'; 500 << 20]);
         for name in ["new", "old"] {
-            let mut live = before.work.cp(["-".to_owned(), before.work.at(name)]).open_stdin().start();
-            let mut pipe = live.stdin.take().expect("stdin is a pipe");
-            pipe.write_all(&vec![b'x'; 8 << 20]).expect("it is taken");
+            let live = before.work.cp([large.to_str().expect("text"), &before.work.at(name)]).start();
             wait_until("a copy under way", seconds(10), || {
                 before.work.info().is_some_and(|info| info["state"] == "busy")
             });
             stage.crash_whoever_answers();
             live.finish().ended(125);
-            drop(pipe);
             before.is_there();
         }
         assert_eq!(before.work.fetch("old"), b"as it was");
@@ -195,12 +197,13 @@ both_engines! {
             ("no JSON".to_owned(), "expected"),
         ] {
             fs::write(&path, &bad).expect("the folder is ours");
+            let said = stage.log().len();
             let mut daemon = stage.spawn_daemon(|_| {});
             wait_until("the refusal", seconds(20), || daemon.try_wait().is_ok_and(|status| status.is_some()));
             assert!(!daemon.wait().expect("it is ours").success());
             let log = stage.log();
-            let refusal = log.rfind("sessions.json").map(|at| &log[at..]).unwrap_or_default();
-            assert!(refusal.contains(why), "{why}: {log}");
+            let refusal = &log[said..];
+            assert!(refusal.contains("state/sessions.json") && refusal.contains(why), "{why}: {refusal}");
             let ran = before.work.bash("echo no").go();
             assert_eq!(ran.ended(125).out(), "");
             ran.says("sessions.json");

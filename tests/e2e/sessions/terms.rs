@@ -32,7 +32,7 @@ both_engines! {
         assert_eq!(ran.ended(125).out(), "");
         let words = "Cannot switch runtime from \"node\" to \"python\". Each persistent container supports a single runtime.";
         assert!(ran.err().contains(words), "{ran:?}");
-        let hint = "hint: use `--session <name>` or `isol8 session rm <name>`";
+        let hint = "hint: use `--session <name>` or `isol8 session rm default`";
         assert!(ran.err().contains(hint), "{ran:?}");
         // As the hint says: another session, or this one removed.
         let other = stage.session("py");
