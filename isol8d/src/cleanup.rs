@@ -62,6 +62,7 @@ pub(crate) async fn clean_up(
         return Err(Failure::new(FailureKind::Forbidden, message)
             .hint("leave out `--images`, or use `sudo`"));
     }
+    daemon.sessions.rest().await;
     let mut found = Found {
         sessions: daemon.sessions.idle((!everything).then_some(who)),
         ..Found::default()

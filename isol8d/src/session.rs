@@ -214,6 +214,9 @@ impl Sessions {
         force: bool,
     ) -> Result<Option<SandboxId>, Failure> {
         let entry = self.find(who, name)?;
+        if !force {
+            entry.rests().await;
+        }
         let record = entry.record_of(&self.0.store);
         let keeps = record.is_some_and(|record| record.persist);
         if entry.is_busy() && force && !keeps {
@@ -328,6 +331,12 @@ impl Sessions {
         there
             .map(|((_, name), entry)| info::of(entry, &self.0.store, name.as_str(), None))
             .collect()
+    }
+
+    /// Waits a moment for sessions whose runs have told their end.
+    pub(crate) async fn rest(&self) {
+        let entries: Vec<Arc<Entry>> = self.table().values().cloned().collect();
+        futures_util::future::join_all(entries.iter().map(|entry| entry.rests())).await;
     }
 
     /// What a cleanup may take: of one caller, or of everybody.

@@ -23,6 +23,9 @@ use super::{record::Record, store::Store, turn::Turn};
 /// Orders on their way to the owner, who is never long in taking them.
 const INBOX: usize = 64;
 
+/// For a run that has told its end and still holds the session.
+const REST: Duration = Duration::from_millis(500);
+
 /// What somebody wants of the owner of a session.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -146,6 +149,15 @@ impl Entry {
     pub(super) fn is_busy(&self) -> bool {
         let view = self.view.borrow();
         view.doing == Doing::Busy || view.waiting > 0
+    }
+
+    /// Waits a moment for its rest: a run whose client knows the end gives the
+    /// session back only then.
+    pub(super) async fn rests(&self) {
+        let mut view = self.view.subscribe();
+        let rest = view.wait_for(|view| view.doing != Doing::Busy && view.waiting == 0);
+        // Whoever asked sees for himself.
+        let _in_time = timeout(REST, rest).await;
     }
 
     pub(super) fn record_of(&self, store: &Store) -> Option<Record> {
