@@ -297,9 +297,9 @@ impl PoolHandle {
     /// is what is being made for somebody.
     ///
     /// Waits until each was tried to destroy once, and gives how that went; where
-    /// it failed the pool goes on trying by itself. Waits also for what was being
-    /// made for nobody, which is destroyed as soon as it is made and counts for
-    /// nothing.
+    /// it failed the pool goes on trying by itself. Waits also for what was on its
+    /// way out, and for what was being made for nobody, which is destroyed as soon
+    /// as it is made: neither is counted.
     ///
     /// # Cancellation
     /// They go all the same.

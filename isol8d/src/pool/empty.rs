@@ -27,7 +27,7 @@ impl Empties {
         let idle = pool.idle();
         let warm = idle.iter().map(|(id, _)| id.clone());
         self.0.push(Empty {
-            in_the_air: warm.chain(pool.coming()).collect(),
+            in_the_air: warm.chain(pool.passing()).collect(),
             idle,
             tried: BTreeMap::new(),
             reply,

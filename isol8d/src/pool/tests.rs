@@ -382,6 +382,18 @@ async fn what_is_being_made_for_nobody_is_waited_for_and_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_out_is_waited_for_and_not_counted() {
+    let world = world();
+    let lease = world.lease().await.unwrap();
+    let delay = Duration::from_secs(5);
+    world.fake.plan_always(Step::Destroy, Fault::Delay(delay));
+    drop(lease);
+    assert_eq!(world.pool.empty().await, []);
+    assert_eq!(world.fake.live(), 0);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_being_made_for_a_lease_is_its_own() {
     let world = world();
     let delay = Duration::from_secs(5);

@@ -16,13 +16,15 @@ impl Pool {
         warm.collect()
     }
 
-    /// What is being made and has nobody who waits for it. Makes belong to no
-    /// lease, so where some of a key are waited for and some not, it is all of
-    /// them.
+    /// What nobody has or waits for, and which is not warm: it is being made, or on
+    /// its way out and not yet tried to destroy. Makes belong to no lease, so where
+    /// some of a key are waited for and some not, it is all of them.
     #[must_use]
-    pub fn coming(&self) -> Vec<SandboxId> {
+    pub fn passing(&self) -> Vec<SandboxId> {
         let keys = self.keys.values().filter(|key| key.spare() > 0);
-        keys.flat_map(|key| key.making.iter().cloned()).collect()
+        let made = keys.flat_map(|key| key.making.iter());
+        let leaving = self.slots.iter().filter(|(_, slot)| slot.life.is_leaving());
+        made.chain(leaving.map(|(id, _)| id)).cloned().collect()
     }
 
     /// Dooms what is warm and forgets what use has taught, also that a key is
@@ -45,13 +47,17 @@ impl Pool {
     /// not tried yet.
     #[must_use]
     pub fn is_in_the_air(&self, id: &SandboxId) -> bool {
+        let life = self.slots.get(id).map(|slot| slot.life);
+        life.is_some_and(|life| matches!(life, Life::Making { .. }) || life.is_leaving())
+    }
+}
+
+impl Life {
+    /// It goes, and that has not failed yet.
+    fn is_leaving(self) -> bool {
         matches!(
-            self.slots.get(id).map(|slot| slot.life),
-            Some(
-                Life::Making { .. }
-                    | Life::Doomed { failed: 0, .. }
-                    | Life::Destroying { failed: 0 }
-            )
+            self,
+            Self::Doomed { failed: 0, .. } | Self::Destroying { failed: 0 }
         )
     }
 }

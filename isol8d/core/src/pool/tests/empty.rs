@@ -61,12 +61,14 @@ fn what_is_being_made_is_for_who_waits_and_else_for_nobody() {
         world.lease(&node, limits(512));
         world.make_ends(0, true);
         world.release(0);
+        assert_eq!(world.pool.passing().len(), 2, "one goes, one comes");
+        world.destroy_ends(0, true);
         world.pass(ms(1000));
         assert_eq!(world.count(Stage::Making), 1, "the refill");
-        assert_eq!(world.pool.coming().len(), 1);
+        assert_eq!(world.pool.passing().len(), 1);
         if waited_for {
             world.lease(&node, limits(512));
-            assert_eq!(world.pool.coming(), []);
+            assert_eq!(world.pool.passing(), []);
         }
         let making = world.pick(Stage::Making, 0).unwrap();
         world.empty();
