@@ -6,6 +6,7 @@ mod stage;
 
 mod audit;
 mod chaos;
+mod cleanup;
 mod faults;
 mod files;
 mod images;
