@@ -5,7 +5,7 @@
 //! `ISOL8_KILLS` says how many moments (12 without it; `make soak` takes 200),
 //! `ISOL8_SEED` which ones; the seed is printed.
 
-use std::{collections::BTreeSet, env, thread};
+use std::{collections::BTreeSet, env, thread, time::Instant};
 
 use isol8_e2e::harness::{
     call::Running,
@@ -211,26 +211,33 @@ impl Scene<'_> {
     /// run that is over.
     #[track_caller]
     fn no_orphans(&self, moment: u64) {
-        let what = format!("no orphans after moment {moment}");
-        wait_until(&format!("{what}: processes"), seconds(10), || {
-            host::sleepers(&self.mark).is_empty()
-        });
-        wait_until(&format!("{what}: sandboxes"), seconds(20), || {
-            let status = self.stage.status();
-            let engines = status["engines"].as_array().cloned().unwrap_or_default();
-            let known: u64 = engines
-                .iter()
-                .filter_map(|engine| engine["sandboxes"].as_u64())
-                .sum();
-            let left = self.stage.leftovers();
-            let there = match self.stage.engine() {
-                Engine::Docker => left.containers.len().max(left.folders.len()),
-                Engine::Native => left.folders.len(),
-            };
-            let pools = status["pools"].as_array().cloned().unwrap_or_default();
-            let warm: u64 = pools.iter().filter_map(|pool| pool["warm"].as_u64()).sum();
-            there as u64 == known && known == warm + self.lasting.len() as u64
-        });
+        let what = format!("the end of what ran at moment {moment}");
+        wait_until(&what, seconds(10), || host::sleepers(&self.mark).is_empty());
+        let mut seen = String::new();
+        let begun = Instant::now();
+        while !self.is_as_told(&mut seen) {
+            assert!(
+                begun.elapsed() < seconds(20),
+                "after moment {moment}: {seen}"
+            );
+            thread::sleep(millis(50));
+        }
+    }
+
+    /// What the host shows is what the daemon tells: warm sandboxes and those of
+    /// the sessions.
+    fn is_as_told(&self, seen: &mut String) -> bool {
+        let status = self.stage.status();
+        let pools = status["pools"].as_array().cloned().unwrap_or_default();
+        let warm: u64 = pools.iter().filter_map(|pool| pool["warm"].as_u64()).sum();
+        let left = self.stage.leftovers();
+        let there = match self.stage.engine() {
+            Engine::Docker => left.containers.len().max(left.folders.len()),
+            Engine::Native => left.folders.len(),
+        };
+        let lasting = self.lasting.len() as u64;
+        *seen = format!("{warm} are warm, {lasting} of sessions; there are {left:#?}");
+        there as u64 == warm + lasting
     }
 
     fn moment(&mut self, moment: u64) {

@@ -63,6 +63,14 @@ impl Process {
             << 10
     }
 
+    /// It has ended with all its threads, one of which may hold a socket for
+    /// longer than the first. Nobody may have waited for it yet.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let threads = fs::read_dir(self.file("task")).map_or(0, Iterator::count);
+        threads == 0 || threads == 1 && self.is_zombie()
+    }
+
     /// It has ended and nobody has waited for it.
     #[must_use]
     pub fn is_zombie(&self) -> bool {

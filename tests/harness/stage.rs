@@ -370,7 +370,7 @@ impl Stage {
         }
         kill_process(pid, Signal::KILL).expect("the daemon lives");
         wait_until("the daemon's end", seconds(10), || {
-            host::process(pid).is_none_or(|process| process.is_zombie())
+            host::process(pid).is_none_or(|process| process.is_over())
         });
     }
 
