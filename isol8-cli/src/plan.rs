@@ -112,6 +112,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         install,
         no_install_cache: args.no_install_cache,
         filter: reach.filter,
+        default_filter: reach.default_filter,
         log_network: args.log_network,
         dependencies: dependencies(runtime, world),
         session,

@@ -85,7 +85,11 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         Some(ask) if ask.given.network.is_none() => Network::Filtered,
         _ => network,
     };
-    let hosts = network::hosts(start.filter, log_network, lists_for, &config.network)?;
+    let lists = network::Lists {
+        given: start.filter,
+        default: start.default_filter,
+    };
+    let hosts = network::hosts(lists, log_network, lists_for, &config.network)?;
     Ok(RunRequest {
         runtime,
         code: Code::new(&start.code),

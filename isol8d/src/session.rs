@@ -371,6 +371,10 @@ impl Sessions {
         let Ok(entry) = self.find(idle.owner, name) else {
             return Ok(());
         };
+        // One that was made since has the same name.
+        if entry.view.borrow().sandbox.as_ref() != Some(&idle.sandbox) {
+            return Ok(());
+        }
         let removal = Removal {
             keep: false,
             waits: false,

@@ -64,6 +64,7 @@ impl Fetch {
             .map_err(|errno| failed(FailureKind::BadPath, UNKNOWN_ROOT, errno))?;
         let scope = Scope {
             names_only: order.names_only,
+            any_kind: order.names_only || order.any_kind,
             depth: order.depth as usize,
         };
         Ok(Self {

@@ -153,6 +153,21 @@ fn links_that_lead_out_and_things_that_are_no_files_are_named() {
         rig.bash(&format!("rm -rf t; mkdir -p t/a; {make}"));
         refused(&mut rig, order("t"), FailureKind::BadPath, message);
     }
+    // For somebody who only wants to know of them.
+    rig.bash("rm -rf t; mkdir -p t/a; ln -s /etc/passwd t/a/l; mkfifo t/a/p; printf x > t/f");
+    let tolerant = Fetch {
+        any_kind: true,
+        ..order("t")
+    };
+    let (tree, fetched) = fetch(&mut rig, tolerant);
+    let kinds: Vec<_> = tree.entries.iter().map(|(entry, _)| entry.kind()).collect();
+    let (folder, file) = (EntryKind::Folder, EntryKind::File);
+    let expected = [folder, folder, EntryKind::Link, EntryKind::Other, file];
+    assert_eq!(kinds, expected);
+    let fetched = fetched.expect("nothing is refused");
+    assert_eq!((fetched.bytes, fetched.entries), (1, 5));
+    let linked: u64 = tree.entries.iter().map(|(_, data)| data.len() as u64).sum();
+    assert_eq!(linked, 1, "nothing is read through a link");
     rig.bash("rm -rf t; mkdir t; printf x > t/f; chmod 0 t/f");
     refused(
         &mut rig,

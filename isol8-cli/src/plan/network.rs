@@ -27,34 +27,50 @@ pub(super) struct Reach {
     pub(super) mode: NetworkMode,
     /// A list that is not here is the daemon's own.
     pub(super) filter: Option<NetworkFilter>,
+    /// What the file has in place of the daemon's own, in case that the session
+    /// has a filter: which network it has, only the daemon knows.
+    pub(super) default_filter: Option<NetworkFilter>,
     pub(super) warnings: Vec<String>,
 }
 
 /// Checks mode and lists. Without lists nothing is compiled.
 pub(super) fn reach(args: &RunArgs, world: &World<'_>) -> Result<Reach, Failure> {
     let mode = mode(args)?;
-    let filters = match (mode, of_filtered(args)) {
-        (NetworkMode::Filtered, _) | (NetworkMode::Unspecified, Some(_)) => true,
-        // A session that is made for packages has a filter.
-        (NetworkMode::Unspecified, None) => !args.install.is_empty(),
-        (_, None) => false,
-        (_, Some(flag)) => {
-            return Err(
-                wrong(format!("`{flag}` does nothing without a filtered network"))
-                    .hint("add `--net filtered`"),
-            );
+    match (mode, of_filtered(args)) {
+        (NetworkMode::Filtered, _) => filtered(mode, args, world),
+        (NetworkMode::Unspecified, typed) => {
+            let reach = filtered(mode, args, world)?;
+            // A session that is made for packages has a filter.
+            match typed.is_some() || !args.install.is_empty() {
+                true => Ok(reach),
+                false => Ok(Reach {
+                    mode,
+                    filter: None,
+                    default_filter: reach.filter,
+                    // It may have none.
+                    warnings: Vec::new(),
+                }),
+            }
         }
-    };
-    if !filters {
-        // Who asks for JSON wants nothing to read, and asked for the host.
-        let warns = mode == NetworkMode::Host && !args.json;
-        let warnings = warns.then(|| HOST_WARNING.to_owned());
-        return Ok(Reach {
-            mode,
-            filter: None,
-            warnings: warnings.into_iter().collect(),
-        });
+        (_, Some(flag)) => Err(
+            wrong(format!("`{flag}` does nothing without a filtered network"))
+                .hint("add `--net filtered`"),
+        ),
+        (_, None) => {
+            // Who asks for JSON wants nothing to read, and asked for the host.
+            let warns = mode == NetworkMode::Host && !args.json;
+            let warnings = warns.then(|| HOST_WARNING.to_owned());
+            Ok(Reach {
+                mode,
+                filter: None,
+                default_filter: None,
+                warnings: warnings.into_iter().collect(),
+            })
+        }
     }
+}
+
+fn filtered(mode: NetworkMode, args: &RunArgs, world: &World<'_>) -> Result<Reach, Failure> {
     let network = &world.config.network;
     let (white, black) = (&network.whitelist, &network.blacklist);
     let lists = Lists {
@@ -70,6 +86,7 @@ pub(super) fn reach(args: &RunArgs, world: &World<'_>) -> Result<Reach, Failure>
         mode,
         warnings: lists.warnings(),
         filter: lists.into_wire(),
+        default_filter: None,
     })
 }
 

@@ -35,32 +35,67 @@ pub(super) fn network(number: i32, installs: bool, policy: &Policy) -> Result<Ne
     }
 }
 
+/// The lists that come with a run.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    pub(super) given: Option<v1::NetworkFilter>,
+    /// In place of the daemon's.
+    pub(super) default: Option<v1::NetworkFilter>,
+}
+
 /// The lists of a run: its own where it has them, else the daemon's.
 pub(super) fn hosts(
-    filter: Option<v1::NetworkFilter>,
+    lists: Lists,
     log_network: bool,
     network: Network,
     config: &NetworkConfig,
 ) -> Result<Hosts, Failure> {
     if network != Network::Filtered {
-        let useless = [("filter", filter.is_some()), ("log_network", log_network)];
+        let useless = [
+            ("filter", lists.given.is_some()),
+            ("log_network", log_network),
+        ];
         return match useless.into_iter().find(|(_, given)| *given) {
             None => Ok(Hosts::default()),
             Some((field, _)) => Err(useless_with(network, field)),
         };
     }
-    let filter = filter.unwrap_or_default();
+    let (given, default) = (
+        lists.given.unwrap_or_default(),
+        lists.default.unwrap_or_default(),
+    );
     let own = Owners {
-        allow: filter.allow.as_ref().map(|_| "filter.allow"),
-        deny: filter.deny.as_ref().map(|_| "filter.deny"),
+        allow: owner(
+            &given.allow,
+            "filter.allow",
+            &default.allow,
+            "default_filter.allow",
+        ),
+        deny: owner(
+            &given.deny,
+            "filter.deny",
+            &default.deny,
+            "default_filter.deny",
+        ),
     };
     let list = |given: Option<v1::PatternList>, configured: &[Pattern]| match given {
         Some(list) => list.patterns,
         None => texts(configured),
     };
-    let allow = list(filter.allow, &config.whitelist);
-    let deny = list(filter.deny, &config.blacklist);
+    let allow = list(given.allow.or(default.allow), &config.whitelist);
+    let deny = list(given.deny.or(default.deny), &config.blacklist);
     checked(allow, deny, &own)
+}
+
+/// What a list is called where it is.
+fn owner(
+    given: &Option<v1::PatternList>,
+    name: &'static str,
+    default: &Option<v1::PatternList>,
+    default_name: &'static str,
+) -> Option<&'static str> {
+    let default = default.as_ref().map(|_| default_name);
+    given.as_ref().map(|_| name).or(default)
 }
 
 /// A field that only a filtered network has a use for.

@@ -60,6 +60,7 @@ impl Ask {
             credit: WINDOW_BYTES,
             names_only: self.names_only,
             depth: self.depth,
+            any_kind: true,
         }
     }
 

@@ -137,7 +137,12 @@ async fn work(
         registries: &shared.registries,
         text,
     };
-    let mut site = Site::new(lease.room(), wish.key.network, &shared.means.egress, requests);
+    let mut site = Site::new(
+        lease.room(),
+        wish.key.network,
+        &shared.means.egress,
+        requests,
+    );
     let there = shared.state().index.find(name, now());
     if let Some(there) = there {
         // It was made in another network: only its registries are not known.

@@ -25,9 +25,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    intake::Intake, lease::limits_of, phase, pump::Stops, seat::Seat, verdict::Seen,
-};
+use super::{intake::Intake, lease::limits_of, phase, pump::Stops, seat::Seat, verdict::Seen};
 use crate::{
     daemon::Daemon,
     install::{

@@ -63,8 +63,10 @@ pub(super) enum Found {
 /// How much of a tree is wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope {
-    /// Files are not opened, and nothing is refused for what it is.
+    /// Files are not opened.
     pub(super) names_only: bool,
+    /// Nothing is refused for what it is.
+    pub(super) any_kind: bool,
     /// Levels below the first; 0: all.
     pub(super) depth: usize,
 }
@@ -146,11 +148,11 @@ impl Walk {
                 }
                 SFlag::S_IFREG if !scope.names_only => open_file(&root, name).map_err(wrong)?,
                 SFlag::S_IFREG => (stat, name_of(&stat)),
-                SFlag::S_IFLNK if scope.names_only => {
+                SFlag::S_IFLNK if scope.any_kind => {
                     let target = readlinkat(&there, "").map_err(wrong)?;
                     (stat, Found::Link(target.into_vec()))
                 }
-                _ if scope.names_only => (stat, Found::Other),
+                _ if scope.any_kind => (stat, Found::Other),
                 _ => return Err(wrong(Errno::EINVAL)),
             }
         };
@@ -250,7 +252,11 @@ impl Walk {
 
     /// What a name in a folder stands for. A folder is entered.
     fn find(&mut self, folder: &OwnedFd, listed: &Name) -> Result<(u32, Found), Failed> {
-        let Scope { names_only, depth } = self.scope;
+        let Scope {
+            names_only,
+            any_kind,
+            depth,
+        } = self.scope;
         let name = listed.name.as_c_str();
         let at = Path::new(OsStr::from_bytes(name.to_bytes()));
         let stat = match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -275,12 +281,12 @@ impl Walk {
             SFlag::S_IFLNK => {
                 let target = readlinkat(folder, name).map_err(|errno| self.wrong(errno))?;
                 let target = target.into_vec();
-                if !names_only && !link::stays_inside(self.levels.len() - 1, &target) {
+                if !any_kind && !link::stays_inside(self.levels.len() - 1, &target) {
                     return Err(self.leads_out(&target));
                 }
                 (stat, Found::Link(target))
             }
-            _ if names_only => (stat, Found::Other),
+            _ if any_kind => (stat, Found::Other),
             _ => return Err(self.neither()),
         };
         Ok((stat.st_mode, found))

@@ -115,6 +115,11 @@ fn the_daemon_knows_the_network_of_a_session() {
     let filtered = NetworkMode::Filtered;
     assert_eq!(network(&typed), (filtered, lists("white", None)));
     assert_eq!(network(&["--net=none"]), (NetworkMode::None, None));
+    // Whatever network it has: a run must not reach more than the file says.
+    let start = in_session(&opinionated(), &["--persistent"]);
+    assert_eq!(start.default_filter, lists("white", None));
+    let start = in_session(&Place::default(), &["--persistent"]);
+    assert_eq!(start.default_filter, None);
 }
 
 #[test]

@@ -71,6 +71,9 @@ fn entry(path: Bytes, node: &Node) -> Entry {
     entry
 }
 
+/// The most data in one frame, as from the real init.
+const PIECE_BYTES: usize = 256 << 10;
+
 fn limit(errno: Errno) -> Failed {
     let (kind, message) = match errno {
         libc::EXDEV => (FailureKind::BadPath, "a link leads out"),
@@ -123,7 +126,7 @@ impl Init {
             if !order.names_only && sent.bytes > order.max_bytes {
                 return Ok(Err(limit(libc::EFBIG)));
             }
-            if !order.names_only && entry.target.starts_with(b"/") {
+            if !order.names_only && !order.any_kind && entry.target.starts_with(b"/") {
                 return Ok(Err(limit(libc::EXDEV)));
             }
             self.send(from_init::Message::Entry(entry)).await?;
@@ -140,7 +143,7 @@ impl Init {
             let granted = self
                 .wait(|inbox| {
                     let most = usize::try_from(inbox.data_credit).unwrap_or(usize::MAX);
-                    let granted = wanted.min(most);
+                    let granted = wanted.min(most).min(PIECE_BYTES);
                     inbox.data_credit -= granted as u64;
                     (granted > 0).then_some(granted)
                 })

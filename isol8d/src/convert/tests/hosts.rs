@@ -50,6 +50,43 @@ fn told(start: v1::Start, config: &Config, expected: Expect) {
 }
 
 #[test]
+fn a_clients_defaults_are_between_its_lists_and_the_daemons() {
+    let defaults = |start: v1::Start| v1::Start {
+        default_filter: Some(v1::NetworkFilter {
+            allow: Some(list(&["file-allow"])),
+            deny: None,
+        }),
+        ..start
+    };
+    check(
+        defaults(filtered(None, None)),
+        &["file-allow"],
+        &["own-deny"],
+    );
+    check(
+        defaults(filtered(Some(&["a"]), None)),
+        &["a"],
+        &["own-deny"],
+    );
+    // They mean nothing without a filter, and are no mistake.
+    let none = v1::Start {
+        network: v1::NetworkMode::None.into(),
+        ..defaults(start())
+    };
+    let request = run_request(none, &configured()).expect("a good request");
+    assert_eq!(request.hosts, Hosts::default());
+    // A session may have a filter.
+    let session = v1::Start {
+        session: Some("work".to_owned()),
+        ..defaults(start())
+    };
+    let request = run_request(session, &configured()).expect("a good request");
+    assert_eq!(request.hosts.allow, ["file-allow"]);
+    let given = request.session.expect("a session").given;
+    assert!(!given.filters && given.network.is_none());
+}
+
+#[test]
 fn a_list_that_is_given_replaces_the_daemons() {
     check(filtered(None, None), &["own-allow"], &["own-deny"]);
     check(filtered(Some(&["a"]), None), &["a"], &["own-deny"]);
