@@ -227,6 +227,8 @@ impl Owner {
             }
             Order::Remove { how, reply } => {
                 let removed = self.remove(how.keep).await;
+                // Whoever hears of it may begin another one of that name.
+                self.leave();
                 let _gone = reply.send(removed);
             }
             Order::Expire { after } => {
@@ -300,13 +302,17 @@ impl Owner {
             State::Idle(seat) => Some(*seat),
             State::Nothing => None,
             State::Lost(record, reason) => {
-                let _gone = reply.send(Err(lost(&reason)));
+                let failure = lost(&reason);
                 if forget {
                     self.sessions.forget(&record).await;
+                    // Whoever hears of it may begin another one of that name.
+                    self.leave();
                     self.state = State::Over(None);
+                    self.tell_all(&failure);
                 } else {
                     self.state = State::Lost(record, reason);
                 }
+                let _gone = reply.send(Err(failure));
                 return;
             }
             state => {
@@ -318,6 +324,22 @@ impl Owner {
             }
         };
         self.wait_for_return(seat, reply).await;
+    }
+
+    /// Everybody who waits wanted what is not there any more.
+    fn tell_all(&mut self, failure: &Failure) {
+        while let Ok(order) = self.inbox.try_recv() {
+            self.queue.push_back(order);
+        }
+        for order in std::mem::take(&mut self.queue) {
+            match order {
+                Order::Lend { reply, .. } => {
+                    let _gone = reply.send(Err(failure.clone()));
+                }
+                // They hear how it ended.
+                other => self.queue.push_back(other),
+            }
+        }
     }
 
     async fn wait_for_return(

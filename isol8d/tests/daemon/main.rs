@@ -18,4 +18,5 @@ mod output;
 mod queue;
 mod requests;
 mod runs;
+mod sessions;
 mod socket;

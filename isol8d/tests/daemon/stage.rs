@@ -51,7 +51,44 @@ pub(crate) struct Stage {
     pub(crate) docker: FakeEngine,
     incoming: Incoming,
     server: AbortOnDropHandle<Result<(), Failure>>,
-    folder: tempfile::TempDir,
+    ground: Ground,
+}
+
+/// What outlives a daemon.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    pub(crate) id: DaemonId,
+    pub(crate) native: FakeEngine,
+    pub(crate) docker: FakeEngine,
+    folder: Arc<tempfile::TempDir>,
+}
+
+impl Ground {
+    pub(crate) fn new() -> Self {
+        let id = DaemonId::random();
+        let docker = FakeEngine::new(EngineKind::Docker, id.clone());
+        // Most tests look at one engine.
+        docker.plan_always(
+            isol8_engine::fake::Step::Health,
+            isol8_engine::fake::Fault::refuse(),
+        );
+        Self {
+            native: FakeEngine::new(EngineKind::Native, id.clone()),
+            docker,
+            id,
+            folder: Arc::new(tempfile::tempdir().expect("a folder")),
+        }
+    }
+
+    /// As a daemon has them.
+    pub(crate) fn engines(&self) -> [Arc<dyn Engine>; 2] {
+        [Arc::new(self.native.clone()), Arc::new(self.docker.clone())]
+    }
+
+    /// The state folder.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
 }
 
 /// An egress process that never starts: a paused clock does not wait for one.
@@ -85,25 +122,32 @@ impl Stage {
         install_room: u64,
         before: impl FnOnce(&FakeEngine, &DaemonId),
     ) -> Self {
-        let id = DaemonId::random();
-        let native = FakeEngine::new(EngineKind::Native, id.clone());
-        let docker = FakeEngine::new(EngineKind::Docker, id.clone());
-        // Most tests look at one engine.
-        docker.plan_always(
-            isol8_engine::fake::Step::Health,
-            isol8_engine::fake::Fault::refuse(),
-        );
-        before(&native, &id);
-        let engines: [Arc<dyn Engine>; 2] = [Arc::new(native.clone()), Arc::new(docker.clone())];
-        let folder = tempfile::tempdir().expect("a folder");
+        let ground = Ground::new();
+        before(&ground.native, &ground.id);
+        let engines = ground.engines();
+        Self::on(ground, engines, config, install_room)
+    }
+
+    /// Another daemon where an earlier one was, which has ended.
+    pub(crate) fn after(ground: &Ground, config: Config) -> Self {
+        Self::on(ground.clone(), ground.engines(), config, 5 << 30)
+    }
+
+    pub(crate) fn on(
+        ground: Ground,
+        engines: [Arc<dyn Engine>; 2],
+        config: Config,
+        install_room: u64,
+    ) -> Self {
+        let folder = ground.folder().to_path_buf();
         let parts = Parts {
             roster: Roster::new(engines, config.engine),
             config,
             config_source: "a test".to_owned(),
-            id,
-            socket: folder.path().join("isol8d.sock"),
-            runtime_dir: folder.path().to_path_buf(),
-            state_dir: folder.path().to_path_buf(),
+            id: ground.id.clone(),
+            socket: folder.join("isol8d.sock"),
+            runtime_dir: folder.clone(),
+            state_dir: folder,
             install_room,
             egress: no_egress(),
             presence: None,
@@ -115,22 +159,27 @@ impl Stage {
         let server = tokio::spawn(isol8d::serve(Arc::clone(&daemon), connections));
         Self {
             daemon,
-            native,
-            docker,
+            native: ground.native.clone(),
+            docker: ground.docker.clone(),
             incoming,
             server: AbortOnDropHandle::new(server),
-            folder,
+            ground,
         }
     }
 
     /// The daemon's state folder.
     pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
+        self.ground.folder()
+    }
+
+    /// For a daemon that comes after this one.
+    pub(crate) fn ground(&self) -> Ground {
+        self.ground.clone()
     }
 
     /// Names of what is in the folder of the install cache.
     pub(crate) fn layers(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.folder.path().join("layers")).expect("a folder");
+        let entries = std::fs::read_dir(self.folder().join("layers")).expect("a folder");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
         names
             .map(|name| name.to_string_lossy().into_owned())

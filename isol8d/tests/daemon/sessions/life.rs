@@ -1,0 +1,185 @@
+//! What one run finds that another left, and what it must not find.
+
+use futures_util::future::join_all;
+use isol8_proto::v1::{self, SessionState};
+
+use super::{OTHER, end, id, info, inside, list, run, run_as, sandbox, work};
+use crate::stage::{ME, Stage};
+
+#[tokio::test(start_paused = true)]
+async fn the_first_run_makes_it_and_the_next_ones_find_what_is_there() {
+    let stage = Stage::new();
+    let first = run(
+        &stage,
+        "write notes hello\nwrite /tmp/t there\nbackground server",
+    )
+    .await;
+    let second = run(&stage, "read notes\nread /tmp/t\nps\nabout").await;
+    let said = "hello\nthere\nserver\n42 /usr/bin/env parked=false\n";
+    let text = second.text();
+    assert!(text.starts_with("hello\nthere\nserver\n"), "{text}");
+    assert!(
+        text.ends_with("/sandbox/main.py parked=false\n"),
+        "{text} {said}"
+    );
+    assert_eq!(sandbox(&first), sandbox(&second));
+    let warm = [&first, &second].map(|ran| ran.accepted.as_ref().expect("accepted").warm);
+    assert_eq!(warm, [false, true]);
+    assert!(first.exited().kept_sandbox_id.is_empty(), "it has a name");
+
+    let info = info(&stage).await;
+    assert_eq!(
+        (info.name.as_str(), info.state()),
+        ("work", SessionState::Idle)
+    );
+    assert_eq!(
+        (info.runtime.as_str(), info.engine.as_str()),
+        ("python", "native")
+    );
+    assert_eq!(info.sandbox_id, sandbox(&first));
+    assert!(!info.persist);
+    end(stage, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_of_one_run_is_not_of_the_next() {
+    let stage = Stage::new();
+    let mut first = work("env A\nenv TOKEN\nwrite main.txt x");
+    first.env.insert("A".to_owned(), "one".to_owned());
+    first
+        .secrets
+        .insert("TOKEN".to_owned(), "s3cret-s3cret".to_owned());
+    let first = run_as(stage.channel(ME), first).await;
+    assert_eq!(first.text(), "A=one\nTOKEN=***\n");
+    let second = run(&stage, "env A\nenv TOKEN\nout s3cret-s3cret").await;
+    assert_eq!(second.text(), "A unset\nTOKEN unset\ns3cret-s3cret\n");
+
+    // Stdin that nobody read is not the next one's, nor is a late signal.
+    let mut third = work("out go\nsleep 50");
+    third.stdin = true;
+    let mut third = stage.start(third).await;
+    third.accepted().await;
+    third.say(v1::run_request::Message::Stdin(b"for nobody"[..].into()));
+    let third = third.end().await;
+    assert_eq!(third.text(), "go\n");
+    let mut fourth = work("echo-stdin\nout end");
+    fourth.stdin = true;
+    let fourth = stage.start(fourth).await;
+    fourth.say(v1::run_request::Message::Stdin(b"mine\n"[..].into()));
+    fourth.say(v1::run_request::Message::CloseStdin(v1::CloseStdin {}));
+    assert_eq!(fourth.end().await.text(), "mine\nend\n");
+    end(stage, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_for_a_program_that_is_gone_is_not_for_the_next() {
+    let stage = Stage::new();
+    for round in 0..20 {
+        let mut run = stage.start(work("out a")).await;
+        run.accepted().await;
+        for _ in 0..=round {
+            run.signal(15);
+        }
+        run.end().await;
+        let next = super::run(&stage, "sleep 10\nout b").await;
+        assert_eq!(next.text(), "b\n", "round {round}");
+    }
+    end(stage, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_replaces_the_one_before() {
+    let stage = Stage::new();
+    // The second is longer than one burst, the third has nothing in it.
+    let long = format!("{}\nout long", "x".repeat(3 << 20));
+    run(&stage, "out short").await;
+    assert_eq!(run(&stage, &long).await.text(), "long\n");
+    assert_eq!(run(&stage, "").await.text(), "");
+    assert_eq!(run(&stage, "out short").await.text(), "short\n");
+    end(stage, 1).await;
+}
+
+/// What cannot be written must not leave the last program to be run in its place.
+#[tokio::test(start_paused = true)]
+async fn a_program_without_room_does_not_run_the_one_before() {
+    let stage = Stage::new();
+    let mut first = work("out first");
+    first.limits.get_or_insert_default().sandbox_bytes = 1 << 20;
+    run_as(stage.channel(ME), first).await;
+    let big = format!("out big\n{}", "x".repeat(2 << 20));
+    let refused = stage.start(work(&big)).await.end().await;
+    assert_eq!(refused.failure().1.kind, "no_space");
+    assert_eq!(refused.text(), "");
+    assert_eq!(run(&stage, "out after").await.text(), "after\n");
+    end(stage, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_and_callers_have_sessions_of_their_own() {
+    let stage = Stage::new();
+    let mut sandboxes = Vec::new();
+    for (who, name) in [(ME, "work"), (ME, "play"), (OTHER, "work")] {
+        let code = format!("write who {name}{}", who.0);
+        let ran = run_as(stage.channel(who), inside(name, &code)).await;
+        sandboxes.push(sandbox(&ran));
+    }
+    sandboxes.sort();
+    sandboxes.dedup();
+    assert_eq!(sandboxes.len(), 3);
+    for (who, name) in [(ME, "work"), (ME, "play"), (OTHER, "work")] {
+        let ran = run_as(stage.channel(who), inside(name, "read who")).await;
+        assert_eq!(ran.text(), format!("{name}{}\n", who.0));
+    }
+    assert_eq!(list(stage.channel(ME)).await.len(), 2);
+    let theirs = list(stage.channel(OTHER)).await;
+    assert_eq!(theirs.len(), 1);
+    assert!(
+        list(stage.channel(isol8_core::ids::Principal(7)))
+            .await
+            .is_empty()
+    );
+    end(stage, 3).await;
+}
+
+/// A run outside of sessions has a sandbox that nobody was in.
+#[tokio::test(start_paused = true)]
+async fn a_plain_run_is_never_in_a_session() {
+    let stage = Stage::new();
+    let inside = run(&stage, "write notes x").await;
+    let runs = (0..4).map(|_| stage.run("read notes"));
+    for ran in join_all(runs).await {
+        assert_eq!(ran.text(), "no notes\n");
+        assert_ne!(sandbox(&ran), sandbox(&inside));
+    }
+    let spec = stage
+        .native
+        .spec_of(&id(&sandbox(&inside)))
+        .expect("it lives");
+    assert!(spec.lasting);
+    end(stage, 1).await;
+}
+
+/// Nothing is begun for a run whose session cannot be made.
+#[tokio::test(start_paused = true)]
+async fn a_first_run_that_fails_leaves_no_session() {
+    use isol8_engine::fake::{Fault, Step};
+    let stage = Stage::new();
+    stage.native.plan(Step::Create, Fault::refuse());
+    let failed = stage.start(work("out x")).await.end().await;
+    assert_eq!(failed.failure().1.kind, "engine_refused");
+    assert!(list(stage.channel(ME)).await.is_empty());
+    assert_eq!(run(&stage, "out x").await.text(), "x\n");
+    end(stage, 1).await;
+}
+
+/// Of two first runs, one makes the session.
+#[tokio::test(start_paused = true)]
+async fn many_first_runs_share_one_session() {
+    let stage = Stage::new();
+    let runs = (0..8).map(|_| run(&stage, "out x"));
+    let mut sandboxes: Vec<_> = join_all(runs).await.iter().map(sandbox).collect();
+    sandboxes.dedup();
+    assert_eq!(sandboxes.len(), 1);
+    assert_eq!(stage.native.created_total(), 1, "the pool has made none");
+    end(stage, 1).await;
+}
