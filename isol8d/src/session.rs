@@ -274,6 +274,9 @@ impl Sessions {
             if kept {
                 record.name = Some(name.clone());
                 record.used = SystemTime::now();
+                // That it is kept was what its run or session asked for: now it is
+                // a session like any other, which goes when it is removed.
+                record.persist = false;
             }
             kept.then(|| record.clone())
         });
