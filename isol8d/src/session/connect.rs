@@ -33,6 +33,17 @@ pub(super) async fn connect(
     engine: &Arc<dyn Engine>,
     record: &Record,
 ) -> Result<Seat, Unconnected> {
+    match dial(engine, record).await {
+        // A sandbox that went in between is gone by now.
+        Err(Unconnected::Later(failure)) if failure.kind == FailureKind::Internal => {
+            tracing::debug!(error = %failure, "the init of a session has gone at once");
+            dial(engine, record).await
+        }
+        dialled => dialled,
+    }
+}
+
+async fn dial(engine: &Arc<dyn Engine>, record: &Record) -> Result<Seat, Unconnected> {
     let adoption = record.adoption();
     let adopted = timeout(ADOPT_DEADLINE, engine.adopt(&adoption)).await;
     let adopted = adopted.unwrap_or_else(|_| {

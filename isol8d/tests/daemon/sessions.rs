@@ -13,11 +13,14 @@ use tonic::{Status, transport::Channel};
 use crate::stage::{ME, Ran, Run, Stage, python};
 
 mod ends;
+mod kills;
 mod life;
 mod lost;
 mod queue;
+mod random;
 mod removal;
 mod restart;
+mod terms;
 
 const WORK: &str = "work";
 
