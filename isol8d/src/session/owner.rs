@@ -408,6 +408,8 @@ impl Owner {
             }
             // Somebody does use it.
             Order::Expire { .. } => {}
+            // A list of sessions is not held up by what goes on in one of them.
+            Order::Size(_) => {}
             Order::Lend { reply, .. } if self.queue.len() >= MOST_WAITING => {
                 let message = format!("{MOST_WAITING} runs wait for this session already");
                 let failure = Failure::new(FailureKind::AtCapacity, message);
