@@ -142,6 +142,22 @@ impl<'a> Session<'a> {
         all.pop()
     }
 
+    /// Whether something goes on in it, asked without its turn.
+    ///
+    /// # Panics
+    /// When the daemon does not tell.
+    #[must_use]
+    #[track_caller]
+    pub fn is_busy(&self) -> bool {
+        let status = self.stage.status();
+        let sessions = status["sessions"].as_array().expect("a list");
+        let its = |session: &&Value| session["name"] == self.name.as_str();
+        sessions
+            .iter()
+            .find(its)
+            .is_some_and(|session| session["state"] == "busy")
+    }
+
     /// Its sandbox.
     ///
     /// # Panics

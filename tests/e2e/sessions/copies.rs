@@ -249,9 +249,7 @@ both_engines! {
             ("old", Signal::KILL, 137),
         ] {
             let live = work.cp([large.to_str().expect("text"), &work.at(name)]).start();
-            wait_until("a copy under way", seconds(10), || {
-                work.info().is_some_and(|info| info["state"] == "busy")
-            });
+            wait_until("a copy under way", seconds(10), || work.is_busy());
             live.signal(signal);
             assert_eq!(live.finish().code(), code);
             assert_eq!(work.names("/sandbox"), ["main.sh", "old"], "{name} after {signal:?}");

@@ -132,9 +132,7 @@ both_engines! {
         let large = stage.file("large", vec![b'x'; 500 << 20]);
         for name in ["new", "old"] {
             let live = before.work.cp([large.to_str().expect("text"), &before.work.at(name)]).start();
-            wait_until("a copy under way", seconds(10), || {
-                before.work.info().is_some_and(|info| info["state"] == "busy")
-            });
+            wait_until("a copy under way", seconds(10), || before.work.is_busy());
             stage.crash_whoever_answers();
             live.finish().ended(125);
             before.is_there();
