@@ -327,15 +327,6 @@ impl Sessions {
         records.find(|record| record.owner == whose.0 && record.name.as_ref() == Some(&whose.1))
     }
 
-    /// How many sessions there are, of all callers.
-    pub(crate) fn infos(&self) -> Vec<v1::SessionInfo> {
-        let table = self.table();
-        let there = table.iter().filter(|(_, entry)| entry.exists());
-        there
-            .map(|((_, name), entry)| info::of(entry, &self.0.store, name.as_str(), None))
-            .collect()
-    }
-
     /// Waits a moment for sessions whose runs have told their end.
     pub(crate) async fn rest(&self) {
         let entries: Vec<Arc<Entry>> = self.table().values().cloned().collect();

@@ -2,7 +2,7 @@
 
 use std::{fs, sync::Arc, sync::atomic::Ordering};
 
-use isol8_core::{failure::Failure, sandbox::EngineKind};
+use isol8_core::{failure::Failure, ids::Principal, sandbox::EngineKind};
 use isol8_proto::v1::{self, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
@@ -34,7 +34,7 @@ fn rss_bytes() -> u64 {
 }
 
 impl Admin {
-    async fn status(&self) -> v1::StatusResponse {
+    async fn status(&self, who: Principal) -> v1::StatusResponse {
         let daemon = &self.0;
         let pool = daemon.pool.status();
         let chosen = daemon.roster.choose(None, false).await.ok();
@@ -57,7 +57,7 @@ impl Admin {
             uptime_ms: u64::try_from(daemon.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             engines,
             pools: pool.keys.iter().map(pool_status).collect(),
-            sessions: daemon.sessions.infos(),
+            sessions: daemon.sessions.list(who, false).await,
             runs_in_flight: count(daemon.gate.running()),
             runs_queued: count(daemon.gate.waiting()),
             max_concurrent: daemon.config.max_concurrent,
@@ -135,8 +135,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        principal(&request).map_err(|failure| status::from_failure(&failure))?;
-        Ok(Response::new(self.status().await))
+        let who = principal(&request).map_err(|failure| status::from_failure(&failure))?;
+        Ok(Response::new(self.status(who).await))
     }
 
     async fn doctor(

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use isol8_core::ids::Principal;
 use isol8_proto::v1::{
     self, ErrorDetail, FileEntry, FileKind, GetResponse, PutRequest, Verdict,
-    get_response::Message as Got, put_request::Message as Put,
-    session_service_client::SessionServiceClient,
+    admin_service_client::AdminServiceClient, get_response::Message as Got,
+    put_request::Message as Put, session_service_client::SessionServiceClient,
 };
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
@@ -256,6 +256,12 @@ async fn a_session_is_its_owners() {
     told(removed.await, Code::NotFound);
     let list = other.list(v1::ListSessionsRequest { sizes: true }).await;
     assert!(list.expect("a list").into_inner().sessions.is_empty());
+    // Not even that there is one.
+    for (who, seen) in [(Principal(2000), 0), (ME, 1)] {
+        let mut admin = AdminServiceClient::new(stage.channel(who));
+        let status = admin.status(v1::StatusRequest {}).await;
+        assert_eq!(status.expect("a status").into_inner().sessions.len(), seen);
+    }
     assert_eq!(run(&stage, "read secret").await.text(), "x\n");
     end(stage, 1).await;
 }
