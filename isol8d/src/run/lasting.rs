@@ -174,7 +174,8 @@ pub(super) async fn seat(
         };
         made = Some(fresh);
     }
-    let (mut sandbox, mut holder) = match (turn, made) {
+    // In this order: the stream is closed before its owner hears that it is.
+    let (mut holder, mut sandbox) = match (turn, made) {
         (Some(mut turn), made) => {
             if let Some(fresh) = made {
                 turn.fill(fresh);
@@ -182,11 +183,11 @@ pub(super) async fn seat(
             let sandbox = turn.lend().map_err(|error| {
                 Failure::new(FailureKind::HostLacks, "no descriptor is left").because(&error)
             })?;
-            (sandbox, Holder::Session(Box::new(turn)))
+            (Holder::Session(Box::new(turn)), sandbox)
         }
         (None, Some(fresh)) => {
             let (kept, sandbox) = Kept::new(&daemon.sessions, fresh);
-            (sandbox, Holder::Kept(kept))
+            (Holder::Kept(kept), sandbox)
         }
         (None, None) => unreachable!("without a turn it was made"),
     };

@@ -175,9 +175,10 @@ impl Entry {
         self.expected.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// With the table locked.
+    /// With the table locked. Where not, the order of whoever was is in the inbox,
+    /// or never comes.
     pub(super) fn is_expected(&self) -> bool {
-        self.expected.load(Ordering::Relaxed) > 0
+        self.expected.load(Ordering::Acquire) > 0
     }
 
     /// Waits until somebody who was expected does not come any more.
@@ -269,7 +270,7 @@ struct Expected<'a>(&'a Entry);
 
 impl Drop for Expected<'_> {
     fn drop(&mut self) {
-        self.0.expected.fetch_sub(1, Ordering::Relaxed);
+        self.0.expected.fetch_sub(1, Ordering::Release);
         self.0.given_up.notify_one();
     }
 }

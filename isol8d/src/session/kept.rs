@@ -12,7 +12,13 @@ use isol8_core::{
 use isol8_engine::{Engine, Sandbox, link::Link};
 use tokio::time::timeout;
 
-use super::{Sessions, Shared, entry::Removed, make::Fresh, record::Record, turn::Seat};
+use super::{
+    Sessions, Shared,
+    entry::{Removed, bug},
+    make::Fresh,
+    record::Record,
+    turn::Seat,
+};
 
 /// How long an engine may take to remove a sandbox before it is left to the sweep.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(30);
@@ -185,6 +191,9 @@ impl Sessions {
     /// # Errors
     /// `SessionBusy` while its run goes on. Why it cannot be removed: it is
     /// nobody's then, and removed later.
+    ///
+    /// # Cancellation
+    /// It goes all the same: without its record only this would ever remove it.
     pub(crate) async fn remove_kept(&self, id: &SandboxId) -> Result<(), Failure> {
         if self.0.in_use().contains(id) {
             return Err(in_use(id));
@@ -193,11 +202,73 @@ impl Sessions {
         let Some(record) = self.0.store.take(id, unnamed) else {
             return Ok(());
         };
-        self.destroy(&record).await.map(drop)
+        let sessions = self.clone();
+        let destroyed = async move { sessions.destroy(&record).await.map(drop) };
+        let destroyed = self.0.tasks.spawn(destroyed).await;
+        destroyed.unwrap_or_else(|_| Err(bug()))
     }
 }
 
 pub(super) fn in_use(id: &SandboxId) -> Failure {
     let message = format!("a run goes on in sandbox `{id}`");
     Failure::new(FailureKind::SessionBusy, message).hint("wait for the run to end, or stop it")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use isol8_core::{
+        config::{Config, EngineChoice},
+        ids::{DaemonId, Principal},
+        quantity::{ByteSize, CpuMillis, Pids},
+        runtime::Runtime,
+        sandbox::{EngineKind, Limits},
+    };
+    use isol8_engine::fake::FakeEngine;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{
+        roster::Roster,
+        session::{Terms, store::Store},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_removed_goes_also_when_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fake = FakeEngine::new(EngineKind::Native, DaemonId::random());
+        let engine: Arc<dyn Engine> = Arc::new(fake.clone());
+        let roster = Roster::new([engine], EngineChoice::Auto);
+        let store = Store::open(folder.path(), None).expect("there is none");
+        let tasks = TaskTracker::new();
+        let sessions = Sessions::start(store, &roster, tasks.clone());
+        let terms = Terms {
+            owner: Principal(1000),
+            name: None,
+            key: Config::default().usual_key(EngineKind::Native, Runtime::Python),
+            limits: Limits {
+                memory: ByteSize::mib(64),
+                cpu: CpuMillis::ONE,
+                pids: Pids::new(8).expect("in range"),
+            },
+            packages: Vec::new(),
+            persist: true,
+        };
+        let fresh = sessions.make(terms).await.expect("a sandbox");
+        let (kept, sandbox) = Kept::new(&sessions, fresh);
+        let busy = sessions.remove_kept(&sandbox.id).await;
+        assert_eq!(
+            busy.map_err(|failure| failure.kind),
+            Err(FailureKind::SessionBusy)
+        );
+        kept.keep(sandbox.link);
+        assert_eq!(fake.live(), 1);
+
+        let removed = sessions.remove_kept(&sandbox.id).now_or_never();
+        assert!(removed.is_none(), "it takes a while");
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(fake.live(), 0);
+        assert!(!roster.knows(&sandbox.id));
+    }
 }

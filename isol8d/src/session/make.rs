@@ -40,8 +40,9 @@ pub(crate) struct Terms {
 #[derive(Debug)]
 pub(crate) struct Fresh {
     seat: Option<Seat>,
-    in_use: Option<InUse>,
     undo: Undo,
+    /// Last: what is to be removed has no record any more when this goes.
+    in_use: Option<InUse>,
 }
 
 impl Fresh {
@@ -95,6 +96,8 @@ impl Sessions {
             limits: terms.limits,
             lasting: true,
         };
+        // Dropped after `undo`, for the same reason as in what is given.
+        let in_use = terms.name.is_none().then(|| InUse::new(shared, &spec.id));
         let undo = Undo {
             shared: Arc::clone(shared),
             engine: Arc::clone(engine),
@@ -125,8 +128,6 @@ impl Sessions {
             used: now,
             lost: None,
         };
-        let unnamed = record.name.is_none();
-        let in_use = unnamed.then(|| InUse::new(shared, &record.sandbox));
         shared.store.put(record.clone()).await?;
         let seat = Seat {
             link: sandbox.link,
@@ -136,8 +137,8 @@ impl Sessions {
         };
         Ok(Fresh {
             seat: Some(seat),
-            in_use,
             undo,
+            in_use,
         })
     }
 }

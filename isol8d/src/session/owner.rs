@@ -160,11 +160,13 @@ impl Owner {
     /// A session without a sandbox that nobody wants is none.
     fn is_alone(&mut self) -> bool {
         let mut table = self.sessions.table();
+        // In this order: who was expected and is no more has left its order.
+        let expected = self.entry.is_expected();
         while let Ok(order) = self.inbox.try_recv() {
             self.queue.push_back(order);
         }
         self.queue.retain(|order| !order.is_stale());
-        let alone = self.queue.is_empty() && !self.entry.is_expected();
+        let alone = self.queue.is_empty() && !expected;
         if alone {
             table.remove(&self.whose);
         }

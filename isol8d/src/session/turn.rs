@@ -169,7 +169,8 @@ impl Turn {
             (_, Some((record, _))) => Back::Doubtful(Box::new(record)),
             (_, None) => Back::Nothing,
         };
-        // The owner is gone only when the daemon is.
+        // The owner is gone where the session was removed by force, or with the
+        // daemon.
         let _gone = back.send(given);
     }
 }
