@@ -418,6 +418,14 @@ fn only_regular_files_are_replaced_and_only_folders_merged() {
 }
 
 #[test]
+fn what_is_in_the_way_is_told_before_all_has_come() {
+    let fake = session();
+    fs::create_dir_all(fake.path("here/slow")).expect("room");
+    let told = cp(&fake, &["work:slow", "."]);
+    assert!(told.contains("what is there is a folder"), "{told}");
+}
+
+#[test]
 fn a_session_that_is_lost_leaves_no_half_file() {
     check(
         nothing,

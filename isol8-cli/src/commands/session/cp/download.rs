@@ -4,12 +4,13 @@ use std::{
     fs::File,
     io::{self, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
 use isol8_core::failure::{Failure, FailureKind};
 use isol8_proto::v1::{FileEntry, FileKind, GetRequest, GetResponse, get_response::Message};
 use rustix::stdio;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 use tonic::Streaming;
 
 use super::{
@@ -25,6 +26,10 @@ use crate::{
     commands::session::{place::Inside, wrong},
     connect::unwanted,
 };
+
+/// How long the end of a stream is waited for that is not wanted: there may be
+/// gigabytes before it.
+const NEAR: Duration = Duration::from_millis(500);
 
 /// All sources, one after the other.
 pub(super) struct Download<'a> {
@@ -108,9 +113,9 @@ impl Download<'_> {
         match written {
             Err(Stop::StdoutClosed) => return Ok(Ended::StdoutClosed),
             Err(Stop::Failed(failure)) => {
-                // Its end is near, and a stream that is dropped costs the session
-                // more.
-                while !self.recursive && matches!(stream.message().await, Ok(Some(_))) {}
+                if !self.recursive {
+                    self.end_of(&mut stream).await;
+                }
                 return Err(failure);
             }
             Ok(Some(skipped)) => self.skipped.append(skipped),
@@ -121,6 +126,13 @@ impl Download<'_> {
             Fed::Interrupted(signal) => Ok(Ended::Interrupted(signal)),
             Fed::Untaken => Err(senseless("more than an end")),
         }
+    }
+
+    /// Reads on where nothing is wanted any more: as a rule the end is near, and a
+    /// stream that is dropped costs the session more.
+    async fn end_of(&mut self, stream: &mut Streaming<GetResponse>) {
+        let rest = async { while matches!(stream.message().await, Ok(Some(_))) {} };
+        let _near_or_not = timeout(NEAR, self.interrupts.during(rest)).await;
     }
 }
 
@@ -135,6 +147,7 @@ async fn feed(
         let next = tokio::select! {
             biased;
             signal = interrupts.next() => return Ok(Fed::Interrupted(signal)),
+            () = sender.closed() => return Ok(Fed::Untaken),
             next = stream.message() => next.map_err(|status| unwanted(&status))?,
             () = meter.tick() => continue,
         };
