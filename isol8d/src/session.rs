@@ -31,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{pool::Engines, roster::Roster};
 
+mod bounds;
 mod connect;
 mod entry;
 mod expiry;
@@ -42,6 +43,7 @@ pub(crate) mod record;
 pub(crate) mod store;
 mod turn;
 
+use bounds::{Bounds, Waiting};
 use entry::{Entry, Removal};
 pub(crate) use kept::Kept;
 pub(crate) use make::{Fresh, Terms};
@@ -49,10 +51,6 @@ use owner::Owner;
 use record::Record;
 use store::Store;
 pub(crate) use turn::Turn;
-
-/// Lasting sandboxes of one daemon, of all callers. Each costs memory and a uid
-/// while nobody uses it. Past it nobody gets another.
-const MOST_SESSIONS: usize = 256;
 
 /// How long a session that is looked for after a restart may take to say how big
 /// it is, or to be there.
@@ -72,6 +70,7 @@ struct Shared {
     table: Mutex<BTreeMap<Whose, Arc<Entry>>>,
     /// Sandboxes without a name whose runs go on.
     in_use: Mutex<BTreeSet<SandboxId>>,
+    bounds: Bounds,
     tasks: TaskTracker,
     /// The daemon lets go of its sessions.
     closing: CancellationToken,
@@ -96,6 +95,7 @@ impl Sessions {
             store,
             table: Mutex::default(),
             in_use: Mutex::default(),
+            bounds: Bounds::default(),
             tasks,
             closing: CancellationToken::new(),
         }));
@@ -165,6 +165,7 @@ impl Sessions {
         name: &SessionName,
         waits: impl FnOnce(),
     ) -> Result<Turn, Failure> {
+        let _waiting = Waiting::begin(&self.0, who)?;
         let entry = {
             let mut table = self.table();
             let whose = (who, name.clone());
@@ -187,6 +188,7 @@ impl Sessions {
     /// # Errors
     /// `NotFound` as well; `SessionLost` forgets nothing.
     pub(crate) async fn borrow(&self, who: Principal, name: &SessionName) -> Result<Turn, Failure> {
+        let _waiting = Waiting::begin(&self.0, who)?;
         let entry = {
             let table = self.table();
             let found = table.get(&(who, name.clone())).cloned();

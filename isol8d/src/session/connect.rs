@@ -96,3 +96,6 @@ pub(super) async fn settle(link: &mut Link) -> bool {
     };
     matches!(timeout(SETTLE_DEADLINE, settled).await, Ok(Some(())))
 }
+
+#[cfg(test)]
+mod tests;

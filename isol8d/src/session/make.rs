@@ -13,7 +13,8 @@ use isol8_engine::Engine;
 use tokio::time::timeout;
 
 use super::{
-    MOST_SESSIONS, Sessions, Shared,
+    Sessions, Shared,
+    bounds::Making,
     kept::InUse,
     record::{Record, Token},
     turn::Seat,
@@ -81,11 +82,7 @@ impl Sessions {
     /// What was made is removed.
     pub(crate) async fn make(&self, terms: Terms) -> Result<Fresh, Failure> {
         let shared = &self.0;
-        if shared.store.all().len() >= MOST_SESSIONS {
-            let message = format!("there are {MOST_SESSIONS} sessions and kept sandboxes");
-            return Err(Failure::new(FailureKind::AtCapacity, message)
-                .hint("remove some: `isol8 session ls`, `isol8 session rm <name>`"));
-        }
+        let _making = Making::begin(shared)?;
         let engine = shared.engines.get(&terms.key.engine).ok_or_else(|| {
             let message = format!("this daemon has no {} engine", terms.key.engine);
             Failure::new(FailureKind::Unsupported, message)

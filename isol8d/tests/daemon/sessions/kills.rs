@@ -14,8 +14,8 @@ use isol8_engine::fake::Fault;
 use isol8_proto::v1::{Exited, Start, Verdict, run_event::Event};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{list, remove, run_as, sandbox, work};
-use crate::stage::{Ground, ME, Ran, Run, Stage, config};
+use super::{adopt, keeping, list, remove, run_as, sandbox, work};
+use crate::stage::{Ground, ME, Ran, Run, Stage, config, python};
 
 mod elsewhere;
 
@@ -186,6 +186,44 @@ fn at_every_step_of_the_first_run() {
         });
         if !reached {
             assert_eq!(heard.exited.map(|e| e.verdict()), Some(Verdict::Exited));
+            break;
+        }
+    }
+    assert!(there > 5 && missing > 3, "{there} {missing}");
+}
+
+#[test]
+fn at_every_step_of_a_run_that_keeps_its_sandbox() {
+    let (mut there, mut missing) = (0, 0);
+    for number in 0.. {
+        let world = World::new();
+        world.pause_at(number);
+        let life = world.daemon();
+        let ear = life.start(keeping(python("write notes kept")));
+        let reached = world.reach(number, || heard(&ear).ended);
+        life.kill();
+        let heard = heard(&ear);
+
+        let life = world.daemon();
+        life.runtime.block_on(async {
+            let left = life.settled().await;
+            if let Some(sandbox) = &heard.sandbox {
+                assert_eq!(left, std::slice::from_ref(sandbox), "step {number}");
+            }
+            let Some(sandbox) = left.first() else {
+                missing += 1;
+                return;
+            };
+            there += 1;
+            let adopted = adopt(life.stage.channel(ME), sandbox, "work").await;
+            assert_eq!(adopted.expect("it is there").name, "work");
+            let text = life.check("read notes").await;
+            if let Some(exited) = &heard.exited {
+                assert_eq!(&exited.kept_sandbox_id, sandbox);
+                assert_eq!(text, "kept\n", "step {number}");
+            }
+        });
+        if !reached {
             break;
         }
     }

@@ -1,10 +1,15 @@
 //! What one run finds that another left, and what it must not find.
 
-use futures_util::future::join_all;
-use isol8_proto::v1::{self, SessionState};
+use std::time::Duration;
 
-use super::{OTHER, end, id, info, inside, list, run, run_as, sandbox, work};
-use crate::stage::{ME, Stage};
+use futures_util::future::join_all;
+use isol8_core::config::Config;
+use isol8_engine::fake::{Fault, Step};
+use isol8_proto::v1::{self, SessionState};
+use tokio::time::sleep;
+
+use super::{OTHER, end, id, info, inside, keeping, list, remove, run, run_as, sandbox, work};
+use crate::stage::{ME, Run, Stage, config};
 
 #[tokio::test(start_paused = true)]
 async fn the_first_run_makes_it_and_the_next_ones_find_what_is_there() {
@@ -162,7 +167,6 @@ async fn a_plain_run_is_never_in_a_session() {
 /// Nothing is begun for a run whose session cannot be made.
 #[tokio::test(start_paused = true)]
 async fn a_first_run_that_fails_leaves_no_session() {
-    use isol8_engine::fake::{Fault, Step};
     let stage = Stage::new();
     stage.native.plan(Step::Create, Fault::refuse());
     let failed = stage.start(work("out x")).await.end().await;
@@ -170,6 +174,101 @@ async fn a_first_run_that_fails_leaves_no_session() {
     assert!(list(stage.channel(ME)).await.is_empty());
     assert_eq!(run(&stage, "out x").await.text(), "x\n");
     end(stage, 1).await;
+}
+
+/// A first run whose client goes at any step: there is a session, or nothing.
+#[tokio::test(start_paused = true)]
+async fn a_first_run_that_is_given_up_leaves_nothing_that_is_nobodys() {
+    let (mut there, mut missing) = (0, 0);
+    for number in 0..30 {
+        let stage = Stage::with(config(|c| c.pool.clean = 0), |native, _| {
+            native.plan_at(number, Fault::Delay(Duration::from_millis(20)));
+        });
+        let run = stage.start(work("write notes x\nsleep 20")).await;
+        sleep(Duration::from_millis(11)).await;
+        drop(run);
+        // Less than any sweep takes to come.
+        sleep(Duration::from_secs(1)).await;
+        let listed = list(stage.channel(ME)).await.len();
+        assert_eq!(stage.native.live(), listed, "{number}");
+        match listed {
+            0 => missing += 1,
+            _ => there += 1,
+        }
+        run_as(stage.channel(ME), work("out x")).await;
+        end(stage, 1).await;
+    }
+    assert!(there > 3 && missing > 3, "{there} {missing}");
+}
+
+/// What cannot be written down is not begun, and what is removed goes all the same.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_full_costs_no_session() {
+    let stage = Stage::new();
+    let ground = stage.ground();
+    run_as(stage.channel(ME), inside("old", "write notes kept")).await;
+    run_as(stage.channel(ME), inside("gone", "out x")).await;
+    let kept = keeping(inside("kept", "write notes kept"));
+    run_as(stage.channel(ME), kept).await;
+    // Nothing can be written in its place.
+    let block = ground.folder().join("sessions.new");
+    std::fs::create_dir(&block).expect("made");
+    let refused = stage.start(work("out x")).await.end().await;
+    assert_eq!(refused.failure().1.kind, "no_space");
+    let look = || inside("old", "read notes");
+    assert_eq!(run_as(stage.channel(ME), look()).await.text(), "kept\n");
+    for (name, keeps) in [("gone", false), ("kept", true)] {
+        let removed = remove(stage.channel(ME), name, false).await;
+        assert_eq!(!removed.expect("it goes").is_empty(), keeps);
+    }
+    assert_eq!(list(stage.channel(ME)).await.len(), 2);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        stage.native.live(),
+        2,
+        "the old one, and the one that was kept"
+    );
+    std::fs::remove_dir(&block).expect("free");
+    // It is written as soon as that is possible.
+    sleep(Duration::from_secs(40)).await;
+    end(stage, 2).await;
+    let next = Stage::after(&ground, Config::default());
+    let mut names: Vec<_> = list(next.channel(ME))
+        .await
+        .into_iter()
+        .map(|i| i.name)
+        .collect();
+    names.sort();
+    assert_eq!(names, ["", "old"]);
+    assert_eq!(run_as(next.channel(ME), look()).await.text(), "kept\n");
+    end(next, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_are_only_so_many() {
+    let stage = Stage::with(config(|c| c.max_concurrent = 300), |_, _| {});
+    let (own, other) = (stage.channel(ME), stage.channel(OTHER));
+    let runs = (0..260).map(|number| {
+        let channel = if number % 2 == 0 {
+            own.clone()
+        } else {
+            other.clone()
+        };
+        let start = inside(&format!("s{number}"), "out x");
+        async move { Run::start(channel, start).await.end().await }
+    });
+    let all = join_all(runs).await;
+    let refused: Vec<_> = all
+        .iter()
+        .filter(|ran| matches!(ran.end, Some(Err(_))))
+        .collect();
+    assert_eq!(refused.len(), 4);
+    for ran in refused {
+        let detail = ran.failure().1;
+        assert_eq!(detail.kind, "at_capacity");
+        assert!(detail.hint.contains("session rm"), "{}", detail.hint);
+    }
+    end(stage, 256).await;
 }
 
 /// Of two first runs, one makes the session.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use isol8_proto::v1::{self, Phase, SessionState};
 use tokio::time::{Instant, sleep};
 
-use super::{end, info, kind, list, run, run_as, wait_for, work};
+use super::{OTHER, end, info, inside, kind, list, run, run_as, wait_for, work};
 use crate::stage::{ME, Order, Run, Stage, config};
 
 /// Starts runs that wait for one another, and gives the order of their ends.
@@ -111,7 +111,7 @@ async fn so_many_may_wait_and_no_more() {
     assert_eq!(kind(&refused), "at_capacity");
     assert!(refused.failure().1.retry_after_ms > 0);
     // Another session is no matter, and who goes frees a place.
-    let elsewhere = run_as(stage.channel(ME), super::inside("play", "out y"));
+    let elsewhere = run_as(stage.channel(ME), inside("play", "out y"));
     assert_eq!(elsewhere.await.text(), "y\n");
     drop(waiting.pop());
     sleep(Duration::from_millis(10)).await;
@@ -124,6 +124,41 @@ async fn so_many_may_wait_and_no_more() {
         assert_eq!(run.end().await.text(), "x\n");
     }
     end(stage, 2).await;
+}
+
+/// Names are free: nobody has more waiting by making them up.
+#[tokio::test(start_paused = true)]
+async fn so_many_of_one_caller_wait_and_no_more() {
+    let stage = Stage::with(config(|c| c.max_concurrent = 64), |_, _| {});
+    let mut holders = Vec::new();
+    let mut waiting = Vec::new();
+    for number in 0..9 {
+        let name = format!("s{number}");
+        let mut holder = stage.start(inside(&name, "signal-wait")).await;
+        holder.accepted().await;
+        holders.push(holder);
+        let channel = stage.channel(ME);
+        for _ in 0..60 {
+            if waiting.len() < 512 {
+                waiting.push(Run::start(channel.clone(), inside(&name, "out x")).await);
+            }
+        }
+    }
+    sleep(Duration::from_millis(10)).await;
+    let refused = stage.start(inside("s8", "out x")).await.end().await;
+    assert_eq!(kind(&refused), "at_capacity");
+    let message = refused.failure().1.message;
+    assert!(message.contains("512 calls of yours"), "{message}");
+    let other = stage.channel(OTHER);
+    assert_eq!(run_as(other, work("out y")).await.text(), "y\n");
+    for holder in holders {
+        holder.signal(15);
+        holder.end().await;
+    }
+    for run in waiting {
+        assert_eq!(run.end().await.text(), "x\n");
+    }
+    end(stage, 10).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -205,6 +205,48 @@ async fn of_two_records_of_one_name_the_newer_one_counts() {
     end(stage, 1).await;
 }
 
+/// A long run is a use all the time: when the daemon dies over it, the next one
+/// does not find a session that is old.
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_is_written_down_as_used() {
+    let stage = Stage::new();
+    let ground = stage.ground();
+    let used = || {
+        let text = std::fs::read_to_string(ground.folder().join("sessions.json"));
+        let text = text.expect("it is there");
+        let found = text.split("\"usedMs\": ").skip(1);
+        let numbers = found.map(|rest| rest.split(',').next().expect("a number").to_owned());
+        numbers.collect::<Vec<_>>()
+    };
+    let mut busy = Vec::new();
+    for start in [work("signal-wait"), keeping(python("signal-wait"))] {
+        let mut run = stage.start(super::timed(start, 600_000)).await;
+        run.accepted().await;
+        busy.push(run);
+    }
+    let before = used();
+    assert_eq!(before.len(), 2);
+    // Of the clock on the wall.
+    std::thread::sleep(Duration::from_millis(5));
+    sleep(Duration::from_secs(40)).await;
+    let after = used();
+    assert!(
+        before.iter().all(|time| !after.contains(time)),
+        "{before:?} {after:?}"
+    );
+    for run in busy {
+        run.signal(15);
+        run.end().await;
+    }
+    let idle = used();
+    std::thread::sleep(Duration::from_millis(5));
+    sleep(Duration::from_secs(100)).await;
+    let settled = used();
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(settled, used(), "and nobody uses it now: {idle:?}");
+    end(stage, 2).await;
+}
+
 /// Sessions of a file that is not understood would be nobody's.
 #[tokio::test(start_paused = true)]
 async fn a_file_of_another_version_stops_the_daemon() {
