@@ -333,8 +333,9 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// The images of ours.
     async fn images(&self) -> Result<Vec<ImageInfo>, Failure>;
 
-    /// Every name and nameless image that carries our label, derived and custom
-    /// ones with them: what [`Engine::remove_image`] takes.
+    /// Every name of an image of ours, derived and custom ones with them, and the
+    /// ids of those that have none: what [`Engine::remove_image`] takes. What is
+    /// built on others comes before them.
     async fn image_names(&self) -> Result<Vec<String>, Failure>;
 
     /// Removes one of [`Engine::image_names`]. Does nothing to one that is not
