@@ -243,12 +243,12 @@ impl Scene<'_> {
     fn moment(&mut self, moment: u64) {
         let live = self.begin();
         thread::sleep(millis(self.dice.below(900)));
-        self.stage.crash_whoever_answers();
+        self.stage.crash_every_daemon();
         // Sometimes again, while it is just coming back.
         if self.dice.below(3) == 0 {
             let early = self.stage.isol8(["session", "ls"]).start();
             thread::sleep(millis(self.dice.below(300)));
-            self.stage.crash_whoever_answers();
+            self.stage.crash_every_daemon();
             drop(early);
         }
         let passing = self.told(live, moment);

@@ -20,9 +20,10 @@ pub struct Session<'a> {
 }
 
 /// Counts without starting a process, so that a full process limit does not end
-/// it. Nobody writes into its pipe: waiting for it is how it sleeps.
+/// it. Nobody writes into its pipe: waiting for it is how it sleeps. Its file has
+/// the same length all the time: who reads it never sees a half one.
 const HEART: &str = "mkfifo /tmp/.never-$1; exec 3<>/tmp/.never-$1; n=0; while :; do n=$((n+1)); \
-     echo $$ $n > /sandbox/.beat-$1; read -t 0.05 -u 3; done";
+     printf \"%d %012d\\n\" $$ $n 1<>/sandbox/.beat-$1; read -t 0.05 -u 3; done";
 
 /// One look at a [`Heart`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

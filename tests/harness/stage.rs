@@ -353,10 +353,9 @@ impl Stage {
     }
 
     /// Kills the daemon that answers, whoever has started it, as a crash would.
-    /// Where none answers, the question starts one.
     ///
     /// # Panics
-    /// When it does not tell its process or does not end.
+    /// When none answers, or it does not end.
     #[track_caller]
     pub fn crash_whoever_answers(&self) {
         let pid = self.status()["pid"]
@@ -372,6 +371,34 @@ impl Stage {
         wait_until("the daemon's end", seconds(10), || {
             host::process(pid).is_none_or(|process| process.is_over())
         });
+    }
+
+    /// Kills every daemon of this stage, also one that does not answer yet.
+    ///
+    /// # Panics
+    /// When one does not end.
+    pub fn crash_every_daemon(&self) {
+        let folder = self.folder().display().to_string();
+        let mut daemons = host::processes();
+        daemons.retain(|process| {
+            let [program] = process.argv.as_slice() else {
+                return false;
+            };
+            program.ends_with("/isol8d") && process.environment().contains(&folder)
+        });
+        for daemon in daemons {
+            // It may end by itself.
+            kill_process(daemon.pid, Signal::KILL).ok();
+            let own = self
+                .daemon()
+                .take_if(|child| Pid::from_child(child) == daemon.pid);
+            if let Some(mut child) = own {
+                child.wait().expect("the daemon is ours");
+            }
+            wait_until("the daemon's end", seconds(10), || {
+                host::process(daemon.pid).is_none_or(|process| process.is_over())
+            });
+        }
     }
 
     /// Ends the daemon that answers, whoever has started it. Does nothing where
