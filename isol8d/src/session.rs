@@ -247,7 +247,7 @@ impl Sessions {
         // Where this fails it has its name as long as the daemon lives.
         self.0.store.write().await?;
         entry.settled(PATIENCE).await?;
-        Ok(info::of(&entry, &self.0.store, name.as_str(), None))
+        info::of(&entry, &self.0.store, name, None).ok_or_else(|| no_such(name))
     }
 
     /// A kept sandbox is a session from here on. Of two who want the same sandbox
@@ -304,9 +304,7 @@ impl Sessions {
                 true => timeout(PATIENCE, entry.size()).await.ok().flatten(),
                 false => None,
             };
-            entry
-                .exists()
-                .then(|| info::of(entry, &self.0.store, name.as_str(), size))
+            info::of(entry, &self.0.store, name, size)
         });
         let mut all: Vec<_> = futures_util::future::join_all(asked)
             .await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use isol8_core::failure::Failure;
+use isol8_core::{failure::Failure, session::SessionName};
 use isol8_proto::v1::{SessionInfo, SessionState};
 
 use super::{
@@ -11,9 +11,18 @@ use super::{
     store::Store,
 };
 
-/// A session that is there.
-pub(super) fn of(entry: &Entry, store: &Store, name: &str, size: Option<u64>) -> SessionInfo {
+/// A session that is there. `None`: it has no sandbox yet, or is being removed.
+pub(super) fn of(
+    entry: &Entry,
+    store: &Store,
+    name: &SessionName,
+    size: Option<u64>,
+) -> Option<SessionInfo> {
     let view = entry.view.borrow().clone();
+    let record = store.get(view.sandbox.as_ref()?)?;
+    if record.name.as_ref() != Some(name) {
+        return None;
+    }
     let (state, reason) = match &view.doing {
         Doing::Busy => (SessionState::Busy, String::new()),
         Doing::Idle | Doing::Nothing => (SessionState::Idle, String::new()),
@@ -21,12 +30,8 @@ pub(super) fn of(entry: &Entry, store: &Store, name: &str, size: Option<u64>) ->
         Doing::Unreachable(failure) => (SessionState::Starting, Failure::to_string(failure)),
         Doing::Lost(reason) => (SessionState::Lost, reason.clone()),
     };
-    let record = view.sandbox.as_ref().and_then(|id| store.get(id));
-    let mut info = record
-        .as_ref()
-        .map(|record| of_kept(record, false))
-        .unwrap_or_default();
-    name.clone_into(&mut info.name);
+    let mut info = of_kept(&record, false);
+    info.name = name.to_string();
     info.state = state.into();
     info.reason = reason;
     info.size_bytes = size;
@@ -34,7 +39,7 @@ pub(super) fn of(entry: &Entry, store: &Store, name: &str, size: Option<u64>) ->
     if state == SessionState::Busy {
         info.idle_ms = 0;
     }
-    info
+    Some(info)
 }
 
 /// A sandbox without a name, whose run may still go on.

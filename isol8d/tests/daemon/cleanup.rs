@@ -13,6 +13,7 @@ use isol8_engine::{
 };
 use isol8_proto::v1::{
     self, CleanupItem, CleanupKind, CleanupRequest, admin_service_client::AdminServiceClient,
+    session_service_client::SessionServiceClient,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
@@ -404,6 +405,33 @@ async fn a_run_that_keeps_its_sandbox_has_it_until_its_end() {
     let ended = run.end().await;
     assert_eq!(ended.exited().code, Some(4), "{ended:?}");
     assert_eq!(of_kind(&clean(&stage, ROOT).await, CleanupKind::Kept), 1);
+    stage.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_removed_is_in_no_list() {
+    let stage = Stage::new();
+    run_as(&stage, ME, in_session("out x", "work")).await;
+    let kept = run_as(&stage, ME, keeping("out x")).await.kept_sandbox_id;
+    let list = async || {
+        let mut client = SessionServiceClient::new(stage.channel(ME));
+        let listed = client.list(v1::ListSessionsRequest { sizes: false }).await;
+        let sessions = listed.expect("a list").into_inner().sessions;
+        let mut ids: Vec<_> = sessions.into_iter().map(|one| one.sandbox_id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let before = list().await;
+    assert!(before.len() == 2 && before.contains(&kept), "{before:?}");
+    let delay = Duration::from_secs(3);
+    stage.native.plan_always(Step::Destroy, Fault::Delay(delay));
+    let (removed, meanwhile) = tokio::join!(clean(&stage, ME), async {
+        sleep(Duration::from_secs(1)).await;
+        list().await
+    });
+    assert_eq!(removed.len(), 2);
+    assert_eq!(meanwhile, [""; 0]);
+    stage.native.mend();
     stage.stop().await;
 }
 

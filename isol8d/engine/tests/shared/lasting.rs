@@ -237,7 +237,7 @@ pub(crate) async fn what_is_gone_is_not_found(
     }
 }
 
-/// One that is held by somebody, and one that an impostor's uid is claimed for.
+/// One that is held by somebody.
 pub(crate) async fn what_lives_and_does_not_dial_is_late(engine: &dyn Engine, spec: &SandboxSpec) {
     let spec = lasting(spec, Runtime::Bash);
     let sandbox = engine.create(&spec).await.unwrap();
