@@ -18,13 +18,16 @@ use super::Shared;
 /// while nobody uses it. Past it nobody gets another.
 const MOST_SESSIONS: usize = 256;
 
+/// Of one caller, so that nobody takes them all.
+const MOST_EACH: usize = 64;
+
 /// What is counted apart from the records.
 #[derive(Debug, Default)]
 pub(super) struct Bounds(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    making: usize,
+    making: BTreeMap<Principal, usize>,
     waiting: BTreeMap<Principal, usize>,
 }
 
@@ -37,26 +40,39 @@ impl Bounds {
 
 /// A sandbox that is made and has no record yet.
 #[derive(Debug)]
-pub(super) struct Making(Arc<Shared>);
+pub(super) struct Making {
+    shared: Arc<Shared>,
+    who: Principal,
+}
 
 impl Making {
     /// # Errors
     /// `AtCapacity`.
-    pub(super) fn begin(shared: &Arc<Shared>) -> Result<Self, Failure> {
+    pub(super) fn begin(shared: &Arc<Shared>, who: Principal) -> Result<Self, Failure> {
         let mut counts = shared.bounds.counts();
-        if shared.store.all().len() + counts.making >= MOST_SESSIONS {
-            let message = format!("there are {MOST_SESSIONS} sessions and kept sandboxes");
-            return Err(Failure::new(FailureKind::AtCapacity, message)
-                .hint("remove some: `isol8 session ls`, `isol8 session rm <name>`"));
-        }
-        counts.making += 1;
-        Ok(Self(Arc::clone(shared)))
+        let records = shared.store.all();
+        let own = records.iter().filter(|record| record.owner == who).count();
+        let own = own + counts.making.get(&who).copied().unwrap_or_default();
+        let all = records.len() + counts.making.values().sum::<usize>();
+        let full = if own >= MOST_EACH {
+            format!("you have {MOST_EACH} sessions and kept sandboxes")
+        } else if all >= MOST_SESSIONS {
+            format!("there are {MOST_SESSIONS} sessions and kept sandboxes on this daemon")
+        } else {
+            *counts.making.entry(who).or_default() += 1;
+            return Ok(Self {
+                shared: Arc::clone(shared),
+                who,
+            });
+        };
+        Err(Failure::new(FailureKind::AtCapacity, full)
+            .hint("remove some: `isol8 session ls`, `isol8 session rm <name>`"))
     }
 }
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.0.bounds.counts().making -= 1;
+        take_one(&mut self.shared.bounds.counts().making, self.who);
     }
 }
 
@@ -89,12 +105,16 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut counts = self.shared.bounds.counts();
-        if let Some(waiting) = counts.waiting.get_mut(&self.who) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                counts.waiting.remove(&self.who);
-            }
+        take_one(&mut self.shared.bounds.counts().waiting, self.who);
+    }
+}
+
+/// Whoever has none is not remembered.
+fn take_one(counts: &mut BTreeMap<Principal, usize>, who: Principal) {
+    if let Some(count) = counts.get_mut(&who) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&who);
         }
     }
 }

@@ -82,7 +82,7 @@ impl Sessions {
     /// What was made is removed.
     pub(crate) async fn make(&self, terms: Terms) -> Result<Fresh, Failure> {
         let shared = &self.0;
-        let _making = Making::begin(shared)?;
+        let _making = Making::begin(shared, terms.owner)?;
         let engine = shared.engines.get(&terms.key.engine).ok_or_else(|| {
             let message = format!("this daemon has no {} engine", terms.key.engine);
             Failure::new(FailureKind::Unsupported, message)

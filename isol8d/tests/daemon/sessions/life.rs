@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use isol8_core::config::Config;
+use isol8_core::{config::Config, ids::Principal};
 use isol8_engine::fake::{Fault, Step};
 use isol8_proto::v1::{self, SessionState};
 use tokio::time::sleep;
@@ -138,11 +138,7 @@ async fn names_and_callers_have_sessions_of_their_own() {
     assert_eq!(list(stage.channel(ME)).await.len(), 2);
     let theirs = list(stage.channel(OTHER)).await;
     assert_eq!(theirs.len(), 1);
-    assert!(
-        list(stage.channel(isol8_core::ids::Principal(7)))
-            .await
-            .is_empty()
-    );
+    assert!(list(stage.channel(Principal(7))).await.is_empty());
     end(stage, 3).await;
 }
 
@@ -247,26 +243,29 @@ async fn a_disk_that_is_full_costs_no_session() {
 #[tokio::test(start_paused = true)]
 async fn there_are_only_so_many() {
     let stage = Stage::with(config(|c| c.max_concurrent = 300), |_, _| {});
-    let (own, other) = (stage.channel(ME), stage.channel(OTHER));
-    let runs = (0..260).map(|number| {
-        let channel = if number % 2 == 0 {
-            own.clone()
-        } else {
-            other.clone()
-        };
-        let start = inside(&format!("s{number}"), "out x");
-        async move { Run::start(channel, start).await.end().await }
-    });
-    let all = join_all(runs).await;
-    let refused: Vec<_> = all
-        .iter()
-        .filter(|ran| matches!(ran.end, Some(Err(_))))
-        .collect();
-    assert_eq!(refused.len(), 4);
-    for ran in refused {
-        let detail = ran.failure().1;
-        assert_eq!(detail.kind, "at_capacity");
-        assert!(detail.hint.contains("session rm"), "{}", detail.hint);
+    // Nobody gets more than 64, and all together no more than 256.
+    for (who, wanted, refused, message) in [
+        (1, 66, 2, "you have 64 sessions"),
+        (2, 64, 0, ""),
+        (3, 64, 0, ""),
+        (4, 63, 0, ""),
+        (5, 3, 2, "there are 256 sessions"),
+    ] {
+        let channel = stage.channel(Principal(who));
+        let runs = (0..wanted).map(|number| {
+            let start = inside(&format!("s{number}"), "out x");
+            let channel = channel.clone();
+            async move { Run::start(channel, start).await.end().await }
+        });
+        let all = join_all(runs).await;
+        let failed = all.iter().filter(|ran| matches!(ran.end, Some(Err(_))));
+        let failed: Vec<_> = failed.map(|ran| ran.failure().1).collect();
+        assert_eq!(failed.len(), refused, "{who}");
+        for detail in failed {
+            assert_eq!(detail.kind, "at_capacity");
+            assert!(detail.message.contains(message), "{}", detail.message);
+            assert!(detail.hint.contains("session rm"), "{}", detail.hint);
+        }
     }
     end(stage, 256).await;
 }
