@@ -493,6 +493,8 @@ impl Stage {
             drop(child.kill());
             drop(child.wait());
         }
+        // One that the command line has started would make new sandboxes.
+        self.crash_every_daemon();
         for id in self.leftovers().containers {
             drop(Command::new("docker").args(["rm", "-f", &id]).output());
         }
