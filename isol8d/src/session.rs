@@ -412,3 +412,6 @@ fn busy(name: &SessionName, keeps: bool) -> Failure {
 fn shutting_down() -> Failure {
     Failure::new(FailureKind::ShuttingDown, "the daemon is going down")
 }
+
+#[cfg(test)]
+mod tests;
