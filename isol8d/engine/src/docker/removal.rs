@@ -6,16 +6,11 @@
 //! newer one, and what builds left. An alias of a custom image goes with it;
 //! other names that people gave stay theirs.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use bollard::{
     models::{ContainerSummary, ImageHistoryResponseItem, ImageSummary},
-    query_parameters::{
-        ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
-    },
+    query_parameters::{ListContainersOptionsBuilder, RemoveImageOptionsBuilder},
 };
 use isol8_core::{
     failure::{Failure, FailureKind},
@@ -42,7 +37,9 @@ impl Inner {
     /// # Errors
     /// Whatever asking the engine ends in.
     pub(super) async fn own_names(&self) -> Result<Vec<String>, Failure> {
-        let labelled = self.images_labelled(LABEL_MANAGED, "1", false).await?;
+        let labelled = self
+            .images_with(&format!("{LABEL_MANAGED}=1"), false)
+            .await?;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let mut names = Vec::new();
         for image in &labelled {
@@ -106,7 +103,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn remove_named(&self, name: &str, noprune: bool) -> Result<(), Asked> {
+    /// Removes one name or id, and unless `noprune` what lies below it and has no
+    /// name.
+    pub(super) async fn remove_named(&self, name: &str, noprune: bool) -> Result<(), Asked> {
         let options = RemoveImageOptionsBuilder::new().noprune(noprune).build();
         let removed = self
             .client
@@ -118,7 +117,8 @@ impl Inner {
 
     /// Removes what a build made on the way to its image, once that is gone.
     async fn remove_steps(&self, build: &str) -> Result<(), Failure> {
-        let mut left = self.images_labelled(LABEL_BUILD, build, true).await?;
+        let mark = format!("{LABEL_BUILD}={build}");
+        let mut left = self.images_with(&mark, true).await?;
         loop {
             let before = left.len();
             let mut refused = Vec::new();
@@ -134,23 +134,6 @@ impl Inner {
                 return Ok(());
             }
         }
-    }
-
-    async fn images_labelled(
-        &self,
-        label: &str,
-        value: &str,
-        steps: bool,
-    ) -> Result<Vec<ImageSummary>, Failure> {
-        let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
-        let options = ListImagesOptionsBuilder::new()
-            .all(steps)
-            .filters(&image::own_keys(&filters))
-            .build();
-        let listed = self.client.ask("list images", ASK, |docker| async move {
-            docker.list_images(Some(options)).await
-        });
-        listed.await.map_err(Failure::from)
     }
 
     /// A container, running or not, that was made from this very image.

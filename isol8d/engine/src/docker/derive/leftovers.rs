@@ -14,7 +14,6 @@ use bollard::{
     models::{ContainerSummary, ImageSummary},
     query_parameters::{
         ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
-        RemoveImageOptionsBuilder,
     },
 };
 use isol8_core::{
@@ -263,16 +262,16 @@ impl Inner {
 
     /// Removes one image and none of its parents: the base is not ours to take.
     async fn remove_one(&self, reference: &str) -> Result<(), Asked> {
-        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-        let removed = self
-            .client
-            .ask("remove an image", REMOVE, |docker| async move {
-                docker.remove_image(reference, Some(options), None).await
-            });
-        removed.await.map(drop)
+        self.remove_named(reference, true).await
     }
 
-    async fn images_with(&self, label: &str, steps: bool) -> Result<Vec<ImageSummary>, Asked> {
+    /// Images with a label, or with one of this value; with `steps`, also those
+    /// that lie below others and have no name.
+    pub(in crate::docker) async fn images_with(
+        &self,
+        label: &str,
+        steps: bool,
+    ) -> Result<Vec<ImageSummary>, Asked> {
         let filters = HashMap::from([("label", vec![label.to_owned()])]);
         let options = ListImagesOptionsBuilder::new()
             .all(steps)
