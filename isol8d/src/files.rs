@@ -24,7 +24,7 @@ mod refusal;
 mod size;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use delete::delete;
 pub(crate) use get::{Ask, get};

@@ -2,6 +2,6 @@
 //! it says, down to the frame.
 
 mod get;
-mod init;
+pub(crate) mod init;
 mod put;
 mod small;

@@ -21,12 +21,13 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 pub(super) const PIPE_BYTES: usize = 64 << 10;
 
 /// An init that says what a test makes it say.
-pub(super) struct Init {
+#[derive(Debug)]
+pub(crate) struct Init {
     stream: Framed<DuplexStream, LengthDelimitedCodec>,
 }
 
 /// A link and its init.
-pub(super) fn pair() -> (Link, Init) {
+pub(crate) fn pair() -> (Link, Init) {
     let (ours, theirs) = duplex(PIPE_BYTES);
     let (read, write) = tokio::io::split(ours);
     let mut codec = LengthDelimitedCodec::builder();
@@ -60,21 +61,21 @@ pub(super) fn entry(path: &str, kind: EntryKind, size: u64) -> from_init::Messag
 
 impl Init {
     /// The next command; `None` when the daemon has closed the link.
-    pub(super) async fn hear(&mut self) -> Option<to_init::Message> {
+    pub(crate) async fn hear(&mut self) -> Option<to_init::Message> {
         let frame: BytesMut = self.stream.next().await?.ok()?;
         let message = ToInit::decode(frame.freeze()).expect("a message");
         Some(message.message.expect("of a known kind"))
     }
 
     /// What comes within a moment.
-    pub(super) async fn hear_soon(&mut self) -> Option<to_init::Message> {
+    pub(crate) async fn hear_soon(&mut self) -> Option<to_init::Message> {
         timeout(Duration::from_millis(100), self.hear())
             .await
             .ok()
             .flatten()
     }
 
-    pub(super) async fn say(&mut self, message: from_init::Message) {
+    pub(crate) async fn say(&mut self, message: from_init::Message) {
         self.try_say(message).await.expect("the daemon listens");
     }
 

@@ -11,7 +11,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
 use super::{MAX_UNANSWERED, copy};
-use disk::{Disk, Init, done, failed, pair};
+use crate::files::tests::init::{Init, pair};
+use disk::{Disk, done, failed, serve};
 
 /// Enough for some pieces, and none of them full at the end.
 const LARGE: usize = (3 << 20) + 17;
@@ -47,7 +48,7 @@ async fn copy_to(disk: Disk, tree: &Path) -> (Result<(), Failure>, Disk) {
         assert_eq!(said, done(), "{copied:?}");
         copied
     };
-    let (copied, mut disk) = tokio::join!(copied, init.serve(disk));
+    let (copied, mut disk) = tokio::join!(copied, serve(init, disk));
     assert_eq!(disk.nodes.remove("next").as_deref(), Some("folder 0"));
     assert!(!disk.has_half(), "a half file is left");
     (copied, disk)

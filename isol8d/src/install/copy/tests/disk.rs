@@ -1,40 +1,11 @@
-//! The other end of a link, and what an obedient init has made.
+//! What an obedient init has made.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt as _, StreamExt as _};
-use isol8_engine::link::{Link, MAX_FRAME_BYTES};
-use isol8_proto::init::{
-    Done, Failed, FailureKind, File, FileWritten, FromInit, ToInit, from_init, to_init,
-};
-use prost::Message as _;
-use tokio::{
-    io::{DuplexStream, duplex},
-    time::timeout,
-};
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use bytes::Bytes;
+use isol8_proto::init::{Done, Failed, FailureKind, File, FileWritten, from_init, to_init};
 
-/// What a socket holds.
-const PIPE_BYTES: usize = 64 << 10;
-
-/// An init that says what a test makes it say.
-#[derive(Debug)]
-pub(super) struct Init {
-    stream: Framed<DuplexStream, LengthDelimitedCodec>,
-}
-
-/// A link and its init.
-pub(super) fn pair() -> (Link, Init) {
-    let (ours, theirs) = duplex(PIPE_BYTES);
-    let (read, write) = tokio::io::split(ours);
-    let mut codec = LengthDelimitedCodec::builder();
-    codec.little_endian().max_frame_length(MAX_FRAME_BYTES);
-    let init = Init {
-        stream: codec.new_framed(theirs),
-    };
-    (Link::new(read, write), init)
-}
+use crate::files::tests::init::Init;
 
 pub(super) fn done() -> from_init::Message {
     from_init::Message::Done(Done {})
@@ -49,37 +20,14 @@ pub(super) fn failed(kind: FailureKind) -> from_init::Message {
     })
 }
 
-impl Init {
-    /// The next command; `None` when the daemon has closed the link.
-    pub(super) async fn hear(&mut self) -> Option<to_init::Message> {
-        let frame: BytesMut = self.stream.next().await?.ok()?;
-        let message = ToInit::decode(frame.freeze()).expect("a message");
-        Some(message.message.expect("of a known kind"))
-    }
-
-    /// What comes within a moment.
-    pub(super) async fn hear_soon(&mut self) -> Option<to_init::Message> {
-        let soon = timeout(Duration::from_millis(100), self.hear());
-        soon.await.ok().flatten()
-    }
-
-    pub(super) async fn say(&mut self, message: from_init::Message) {
-        let message = FromInit {
-            message: Some(message),
-        };
-        let frame = Bytes::from(message.encode_to_vec());
-        self.stream.send(frame).await.expect("the daemon listens");
-    }
-
-    /// Obeys until the daemon has closed the link.
-    pub(super) async fn serve(mut self, mut disk: Disk) -> Disk {
-        while let Some(command) = self.hear().await {
-            if let Some(answer) = disk.obey(&command) {
-                self.say(answer).await;
-            }
+/// Obeys until the daemon has closed the link.
+pub(super) async fn serve(mut init: Init, mut disk: Disk) -> Disk {
+    while let Some(command) = init.hear().await {
+        if let Some(answer) = disk.obey(&command) {
+            init.say(answer).await;
         }
-        disk
     }
+    disk
 }
 
 /// What an obedient init has made.
