@@ -18,7 +18,8 @@ use crate::{cleanup::Claim, roster::Roster};
 /// Between two sweeps when all is well.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// After a sweep that could not do all; doubles up to [`PERIOD`].
+/// After the first sweep, and after one that could not do all; doubles up to
+/// [`PERIOD`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// Engines slow down when they destroy too much at once.
@@ -35,14 +36,16 @@ pub struct Swept {
     pub failed: usize,
 }
 
-/// Sweeps until `stop`: at once, then every minute, and sooner after a failure.
+/// Sweeps until `stop`: at once and soon again, since an engine may yet make what a
+/// daemon that was killed has asked for; then less and less, down to every minute,
+/// and soon again after a failure.
 pub async fn keep_sweeping(
     roster: &Roster,
     daemon: &DaemonId,
     runtime_dir: &Path,
     stop: &CancellationToken,
 ) {
-    let mut pause = FIRST_RETRY;
+    let (mut pause, mut failing) = (FIRST_RETRY, false);
     loop {
         let swept = sweep(roster, daemon, runtime_dir).await;
         if swept.destroyed + swept.folders > 0 {
@@ -52,18 +55,16 @@ pub async fn keep_sweeping(
                 "removed what nobody answers for"
             );
         }
-        pause = if swept.failed == 0 {
-            PERIOD
-        } else {
-            (pause * 2).min(PERIOD)
-        };
+        let failed = swept.failed > 0;
+        if failed && !failing {
+            pause = FIRST_RETRY;
+        }
+        failing = failed;
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
         }
-        if swept.failed == 0 {
-            pause = FIRST_RETRY;
-        }
+        pause = (pause * 2).min(PERIOD);
     }
 }
 
@@ -304,6 +305,28 @@ mod tests {
         assert!(native.destroy(&ours.id).await.is_err());
         let swept = sweep(&roster, &own, folder.path()).await;
         assert_eq!(swept.destroyed, 1);
+    }
+
+    /// What comes late is found in about the time that it took.
+    #[tokio::test(start_paused = true)]
+    async fn the_first_minute_is_watched_closely() {
+        let own = DaemonId::random();
+        let fake = FakeEngine::new(EngineKind::Docker, own.clone());
+        let engine: Arc<dyn Engine> = Arc::new(fake.clone());
+        let roster = Roster::new([engine], EngineChoice::Auto);
+        let folder = tempfile::tempdir().expect("a folder");
+        for late in [2, 5, 11, 40] {
+            let stop = CancellationToken::new();
+            let sweeping = keep_sweeping(&roster, &own, folder.path(), &stop);
+            let watch = async {
+                sleep(Duration::from_secs(late)).await;
+                fake.add_stranger(SandboxId::random(), own.clone());
+                sleep(Duration::from_secs(late + 1)).await;
+                assert_eq!(fake.live(), 0, "after {late} s");
+                stop.cancel();
+            };
+            tokio::join!(sweeping, watch);
+        }
     }
 
     #[tokio::test(start_paused = true)]

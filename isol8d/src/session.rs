@@ -327,6 +327,13 @@ impl Sessions {
         records.find(|record| record.owner == whose.0 && record.name.as_ref() == Some(&whose.1))
     }
 
+    /// Sandboxes of sessions, and those that were kept, on one engine.
+    pub(crate) fn sandboxes(&self, engine: EngineKind) -> usize {
+        let records = self.0.store.all();
+        let there = records.iter().filter(|record| record.lost.is_none());
+        there.filter(|record| record.key.engine == engine).count()
+    }
+
     /// Waits a moment for sessions whose runs have told their end.
     pub(crate) async fn rest(&self) {
         let entries: Vec<Arc<Entry>> = self.table().values().cloned().collect();

@@ -2,10 +2,11 @@
 //! user can connect, from its first instant.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd},
         unix::{
             fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
             net::{UnixListener as StdListener, UnixStream as StdStream},
@@ -59,12 +60,15 @@ impl From<Failure> for SocketError {
 pub struct Socket {
     listener: Option<StdListener>,
     path: PathBuf,
-    ours: bool,
+    /// The file that is ours to remove.
+    file: Option<PathBuf>,
     _lock: File,
 }
 
 impl Socket {
-    /// Takes the socket that the service manager passed, else binds `path`.
+    /// Takes the socket that the service manager passed, else binds one that gets
+    /// its path by [`Socket::accept`]: nobody dials a daemon that is not there yet
+    /// and may not come to be.
     ///
     /// # Errors
     /// [`SocketError::AlreadyRunning`] when a daemon answers there; `Forbidden`
@@ -76,34 +80,34 @@ impl Socket {
             return Ok(Self {
                 listener: Some(listener),
                 path: path.to_path_buf(),
-                ours: false,
+                file: None,
                 _lock: lock,
             });
         }
         clear(path)?;
-        let listener = bind(path).map_err(|error| {
-            Failure::new(
-                FailureKind::HostLacks,
-                format!("cannot listen at `{}`", path.display()),
-            )
-            .because(&error)
-        })?;
+        let (listener, hidden) = bind(path).map_err(|error| unusable(path, &error))?;
         Ok(Self {
             listener: Some(listener),
             path: path.to_path_buf(),
-            ours: true,
+            file: Some(hidden),
             _lock: lock,
         })
     }
 
-    /// The connections of this socket, each from a uid that may speak.
+    /// The connections of this socket, each from a uid that may speak. From here on
+    /// it can be dialled.
     ///
     /// # Errors
-    /// When the runtime takes no more descriptors.
+    /// When the runtime takes no more descriptors, or the path cannot be used.
     pub fn accept(
         &mut self,
     ) -> Result<impl Stream<Item = Result<Connection<UnixStream>, io::Error>> + use<>, Failure>
     {
+        if let Some(hidden) = &self.file {
+            let published = fs::rename(hidden, &self.path);
+            published.map_err(|error| unusable(&self.path, &error))?;
+            self.file = Some(self.path.clone());
+        }
         let listener = self.listener.take();
         let listener = listener.and_then(|listener| {
             listener.set_nonblocking(true).ok()?;
@@ -125,9 +129,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.ours {
+        if let Some(file) = &self.file {
             // Still under the lock: whoever waits for it finds the path free.
-            let _gone = fs::remove_file(&self.path);
+            let _gone = fs::remove_file(file);
         }
     }
 }
@@ -270,18 +274,29 @@ fn clear(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Binds under a name that nobody knows, closes it to others, then names it.
-fn bind(path: &Path) -> io::Result<StdListener> {
-    let mut random = [0_u8; 4];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let hidden = path.with_file_name(format!(".{}", data_encoding::HEXLOWER.encode(&random)));
-    let listener = StdListener::bind(&hidden)?;
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&hidden, path))
-        .inspect_err(|_| {
-            let _gone = fs::remove_file(&hidden);
-        })?;
-    Ok(listener)
+/// Binds under a name that nobody dials, and closes it to others.
+fn bind(path: &Path) -> io::Result<(StdListener, PathBuf)> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let hidden = path.with_file_name(&name);
+    // Of one that was killed while it started: the lock is ours.
+    match fs::remove_file(&hidden) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // By way of its folder: the name may be one byte longer than an address takes.
+    let folder = File::open(hidden.parent().unwrap_or_else(|| Path::new("/")))?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+    let listener = StdListener::bind(short.join(&name))?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).inspect_err(|_| {
+        let _gone = fs::remove_file(&hidden);
+    })?;
+    Ok((listener, hidden))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    let message = format!("cannot listen at `{}`", path.display());
+    Failure::new(FailureKind::HostLacks, message).because(error)
 }
 
 #[cfg(test)]
@@ -292,14 +307,32 @@ mod tests {
     async fn a_second_daemon_is_told_that_one_runs() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("d.sock");
-        let first = Socket::open(&path).await.expect("the path is free");
+        let mut first = Socket::open(&path).await.expect("the path is free");
+        assert!(!path.exists(), "nobody serves it yet");
+        let _incoming = first.accept().expect("a listener");
         let mode = fs::metadata(&path).expect("it is there").mode();
         assert_eq!(mode & 0o777, 0o600);
         let second = Socket::open(&path).await.map(|_| ());
         assert_eq!(second, Err(SocketError::AlreadyRunning(path.clone())));
         drop(first);
         assert!(!path.exists());
-        assert!(Socket::open(&path).await.is_ok());
+        drop(Socket::open(&path).await.expect("the path is free"));
+        let left: Vec<_> = fs::read_dir(folder.path()).expect("a folder").collect();
+        assert_eq!(left.len(), 1, "the lock alone: {left:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_start_left_goes_and_the_longest_path_serves() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let room = MAX_PATH_BYTES - folder.path().as_os_str().len() - "//d.sock".len();
+        let deep = folder.path().join("x".repeat(room));
+        fs::create_dir(&deep).expect("a folder");
+        let (path, left) = (deep.join("d.sock"), deep.join(".d.sock"));
+        assert_eq!(path.as_os_str().len(), MAX_PATH_BYTES);
+        fs::write(&left, "left").expect("the path is free");
+        let mut socket = Socket::open(&path).await.expect("the path is free");
+        let _incoming = socket.accept().expect("a listener");
+        assert!(!left.exists() && StdStream::connect(&path).is_ok());
     }
 
     #[tokio::test]

@@ -19,9 +19,9 @@ use isol8_e2e::harness::{
     wait::{millis, seconds, wait_until},
 };
 
-/// What an engine makes for a daemon that is dead already is found by the next
-/// sweep, a minute later.
-const SWEPT: Duration = seconds(75);
+/// What an engine makes for a daemon that is dead already is found by one of the
+/// next sweeps, which come in about the time that it took.
+const SWEPT: Duration = seconds(20);
 
 /// What a session was before, and must be after.
 struct Lasting<'a> {

@@ -85,7 +85,8 @@ impl Admin {
             healthy,
             detail,
             chosen: chosen == Some(kind),
-            sandboxes: pool.live.get(&kind).copied().unwrap_or_default(),
+            sandboxes: pool.live.get(&kind).copied().unwrap_or_default()
+                + count(self.0.sessions.sandboxes(kind)),
         }
     }
 

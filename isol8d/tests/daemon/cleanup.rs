@@ -72,8 +72,9 @@ fn sorted(mut items: Vec<CleanupItem>) -> Vec<CleanupItem> {
     items
 }
 
-/// So many warm ones.
+/// So many warm ones, when the daemon looks only once a minute for what is nobody's.
 async fn warm(stage: &Stage, count: u32) {
+    sleep(Duration::from_secs(190)).await;
     let request = v1::WarmRequest {
         runtime: v1::Runtime::Node.into(),
         engine: v1::Engine::Native.into(),
@@ -146,9 +147,9 @@ async fn looking_removes_nothing_and_shows_what_would_go() {
 #[tokio::test(start_paused = true)]
 async fn runs_go_on_and_come() {
     let stage = Stage::new();
+    warm(&stage, 1).await;
     let mut going = stage.start(python("out begun\nsignal-wait\nexit 7")).await;
     going.accepted().await;
-    warm(&stage, 1).await;
     // A removal takes its time, and a run comes meanwhile.
     let delay = Duration::from_secs(3);
     stage.native.plan_always(Step::Destroy, Fault::Delay(delay));

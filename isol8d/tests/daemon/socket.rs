@@ -56,11 +56,11 @@ async fn one_daemon_serves_a_socket_and_gives_it_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("d.sock");
     let mut socket = Socket::open(&path).await.expect("the path is free");
+    let incoming = socket.accept().expect("a listener");
     let second = Socket::open(&path).await.map(|_| ());
     assert_eq!(second, Err(SocketError::AlreadyRunning(path.clone())));
 
     let (daemon, native) = daemon(folder.path());
-    let incoming = socket.accept().expect("a listener");
     let served = isol8d::serve(Arc::clone(&daemon), incoming);
     let client = async {
         let channel = dial(&path).await;
@@ -93,7 +93,11 @@ async fn one_daemon_serves_a_socket_and_gives_it_back() {
 async fn of_many_daemons_that_start_at_once_one_wins() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("d.sock");
-    let starts = (0..8).map(|_| Socket::open(&path));
+    let starts = (0..8).map(|_| async {
+        let mut socket = Socket::open(&path).await?;
+        let incoming = socket.accept()?;
+        Ok::<_, SocketError>((socket, incoming))
+    });
     let opened = timeout(
         Duration::from_secs(10),
         futures_util::future::join_all(starts),
