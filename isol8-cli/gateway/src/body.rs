@@ -1,0 +1,189 @@
+//! Request bodies: bounded in size, in time and all together, and read into types
+//! with errors that name the field.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, StatusCode, header},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::{bounds::Bounds, refusal::Refusal};
+
+/// Room for bodies is counted in pieces of this size.
+const PIECE_BYTES: usize = 1 << 10;
+
+/// Of a body that is too large this much is read and dropped, so that a client
+/// that writes before it reads gets to its answer.
+const DRAIN_BYTES: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// The room for all bodies that are held at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Room {
+    pub(crate) fn new(bounds: &Bounds) -> Self {
+        // Never less than one body: it would wait for ever.
+        let bytes = bounds.bodies_bytes.max(bounds.body_bytes + PIECE_BYTES);
+        Self(Arc::new(Semaphore::new(bytes / PIECE_BYTES)))
+    }
+}
+
+/// A body, and its place in the room as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) bytes: Bytes,
+    pub(crate) place: OwnedSemaphorePermit,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// 413 for more than the limit, 408 where it does not come in time, 429 where
+/// there was no room for it in that time, 400 where it breaks off.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    room: &Room,
+    bounds: &Bounds,
+) -> Result<Held, Refusal> {
+    let told = headers.get(header::CONTENT_LENGTH);
+    let told = told.and_then(|told| told.to_str().ok()?.parse::<usize>().ok());
+    if told.is_some_and(|told| told > bounds.body_bytes) {
+        drain(body).await;
+        return Err(too_large(bounds));
+    }
+    let most = told.unwrap_or(bounds.body_bytes);
+    let pieces = u32::try_from(most.div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX);
+    let place = Arc::clone(&room.0).acquire_many_owned(pieces);
+    let place = timeout(bounds.body, place).await;
+    let place = place.map_err(|_| Refusal::busy("too many large requests at once"))?;
+    let place = place.map_err(|_| Refusal::stopping())?;
+    match timeout(bounds.body, collect(body, told.unwrap_or(0), bounds)).await {
+        Ok(bytes) => Ok(Held {
+            bytes: bytes?,
+            place,
+        }),
+        Err(_) => {
+            let message = "the request's body did not come in time";
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message))
+        }
+    }
+}
+
+async fn collect(mut body: Body, told: usize, bounds: &Bounds) -> Result<Bytes, Refusal> {
+    let mut bytes = BytesMut::with_capacity(told);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::invalid("the request's body broke off"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > bounds.body_bytes {
+            drop(bytes);
+            drain(body).await;
+            return Err(too_large(bounds));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+async fn drain(mut body: Body) {
+    let all = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            left = left.saturating_sub(bytes);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it was all of it or not: the answer is the same.
+    let _drained = timeout(DRAIN_TIME, all).await;
+}
+
+fn too_large(bounds: &Bounds) -> Refusal {
+    let most = bounds.body_bytes;
+    let message = format!("the request's body is larger than {most} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+/// What a body says.
+///
+/// # Errors
+/// 400 that names the field.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        // `?` stands for what broke off before it had a name.
+        Refusal::invalid(match path.trim_end_matches(".?") {
+            "." | "?" => format!("bad request: {inner}"),
+            path => format!("`{path}`: {inner}"),
+        })
+    })?;
+    reader
+        .end()
+        .map_err(|error| Refusal::invalid(format!("bad request: {error}")))?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ExecuteBody;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let refusal = parse::<ExecuteBody>(text.as_bytes()).expect_err("it is wrong");
+        assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
+        let said = &refusal.body.error;
+        assert!(said.starts_with(expected), "{said}");
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        check("", "bad request: EOF");
+        check("{}", "bad request: missing field `request`");
+        check(
+            r#"{"request":{"code":1}}"#,
+            "`request.code`: invalid type: integer `1`",
+        );
+        check(
+            r#"{"request":{"code":""}}"#,
+            "`request`: missing field `runtime`",
+        );
+        check(
+            r#"{"request":{"code":"","runtime":"perl"}}"#,
+            "`request.runtime`: unknown variant `perl`, expected one of `python`, `node`",
+        );
+        let with = |extra: &str| format!(r#"{{"request":{{"code":"","runtime":"bash"}},{extra}}}"#);
+        check(
+            &with(r#""options":{"x":1}"#),
+            "`options.x`: unknown field `x`",
+        );
+        check(&with(r#""other":1"#), "`other`: unknown field");
+        check(
+            &with(r#""options":{"networkFilter":{"whitelist":[1]}}"#),
+            "`options.networkFilter.whitelist[0]`",
+        );
+        check(
+            r#"{"request":{"code":"","runtime":"bash"}} x"#,
+            "bad request: trailing",
+        );
+        check(
+            r#"{"request":{"code":"","runtime":"bash","files":{"a":{"hex":""}}}}"#,
+            "`request.files.a`: expected a text or",
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! How much of everything the gateway takes, and how long it waits.
+
+use std::time::Duration;
+
+/// Bounds of one gateway. The defaults are for a gateway on a small machine.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// For a whole request head; also how long a kept connection may be idle.
+    pub header: Duration,
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// For a whole body, and for the room to hold it.
+    pub body: Duration,
+    /// Bytes of a body; more is 413.
+    pub body_bytes: usize,
+    /// Bytes of all bodies that are held at once; who finds no room waits.
+    pub bodies_bytes: usize,
+    /// How long a client may take nothing of what is written to it.
+    pub write_idle: Duration,
+    /// For answers that are no runs.
+    pub answer: Duration,
+    /// For `/execute`: its own time limit ends a run long before.
+    pub execute: Duration,
+    /// Between two comment lines of a stream that has nothing to say.
+    pub comment: Duration,
+    /// Connections that are served at once. As many again as a quarter of it are
+    /// told 429; the rest waits in the kernel's queue.
+    pub connections: usize,
+    /// Runs of one key at once; one more is 429.
+    pub runs_per_key: usize,
+    /// From the order to stop until open connections are cut.
+    pub grace: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(15),
+            header_bytes: 32 << 10,
+            body: Duration::from_secs(60),
+            body_bytes: 20 << 20,
+            bodies_bytes: 160 << 20,
+            write_idle: Duration::from_secs(60),
+            answer: Duration::from_secs(120),
+            execute: Duration::from_secs(3600),
+            comment: Duration::from_secs(15),
+            connections: 512,
+            runs_per_key: 64,
+            grace: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A gateway: what it is made of, and its life from the first connection to the
+//! last.
+
+use std::{net::IpAddr, sync::Arc};
+
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    accept,
+    body::Room,
+    bounds::Bounds,
+    daemon::Daemon,
+    keys::{Caller, Keys},
+    metrics::Metrics,
+    policy::Policy,
+    routes,
+};
+
+/// What one gateway is like.
+#[derive(Debug)]
+pub struct Settings {
+    /// What `/health` tells.
+    pub version: String,
+    /// Who may come in.
+    pub keys: Keys,
+    /// What nobody may ask for.
+    pub policy: Policy,
+    /// Names that this gateway is called by, besides `localhost` and addresses.
+    pub hosts: Vec<String>,
+    /// How much, and how long.
+    pub bounds: Bounds,
+}
+
+/// An HTTP server in front of a daemon.
+#[derive(Debug)]
+pub struct Gateway {
+    settings: Settings,
+    daemon: Daemon,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) version: String,
+    pub(crate) callers: Vec<Arc<Caller>>,
+    pub(crate) policy: Policy,
+    pub(crate) hosts: Vec<String>,
+    /// Where it listens.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) bounds: Bounds,
+    pub(crate) room: Room,
+    pub(crate) daemon: Daemon,
+    pub(crate) metrics: Metrics,
+    /// Runs, and what follows them.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Gateway {
+    /// A gateway that does not listen yet.
+    #[must_use]
+    pub fn new(settings: Settings, daemon: Daemon) -> Self {
+        Self { settings, daemon }
+    }
+
+    /// Serves until `stop` fires. Every run is over then, every stream has had its
+    /// last event, and the listener is closed, at the latest after
+    /// [`Bounds::grace`].
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let Self { settings, daemon } = self;
+        let address = listener.local_addr().ok().map(|address| address.ip());
+        let shared = Arc::new(Shared {
+            version: settings.version,
+            callers: settings.keys.into_callers(settings.bounds.runs_per_key),
+            policy: settings.policy,
+            hosts: settings.hosts,
+            address,
+            room: Room::new(&settings.bounds),
+            bounds: settings.bounds,
+            daemon,
+            metrics: Metrics::default(),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+        });
+        let router = routes::router(&shared);
+        accept::serve(listener, router, Arc::clone(&shared)).await;
+        shared.tasks.close();
+        if timeout(shared.bounds.grace, shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some runs did not end in time");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! From what was asked for to what the daemon is told: the one place where the
+//! fields of a request are checked, and the gateway's policy is applied.
+
+mod limits;
+mod session;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use isol8_proto::v1::{NetworkFilter, NetworkMode, PatternList, Start};
+
+use crate::{
+    api::{ExecuteBody, FileContent, NetworkName, Options},
+    files::check_path,
+    keys::Caller,
+    policy::Policy,
+    refusal::Refusal,
+};
+
+pub(crate) use session::SessionId;
+
+/// What a request may bring or take in files.
+const MOST_FILES: usize = 1000;
+
+/// A run, checked.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) start: Start,
+    pub(crate) stdin: Bytes,
+    /// Written before the program starts.
+    pub(crate) files: BTreeMap<String, Bytes>,
+    /// Sent back when it has ended.
+    pub(crate) outputs: Vec<String>,
+    /// The session is made for this run, and removed after it.
+    pub(crate) temporary: bool,
+}
+
+impl Job {
+    /// # Errors
+    /// 400 names the field, 403 the rule.
+    pub(crate) fn new(
+        body: ExecuteBody,
+        caller: &Caller,
+        policy: &Policy,
+    ) -> Result<Self, Refusal> {
+        let ExecuteBody {
+            request,
+            options,
+            session_id,
+        } = body;
+        check_policy(&options, policy)?;
+        let limits = limits::limits(&options, request.timeout_ms)?;
+        let files = files(request.files)?;
+        if request.output_paths.len() > MOST_FILES {
+            let message = format!("`request.outputPaths`: at most {MOST_FILES}");
+            return Err(Refusal::invalid(message));
+        }
+        for path in &request.output_paths {
+            check_path("request.outputPaths", path)?;
+        }
+        let session = session_id
+            .as_deref()
+            .map(|id| SessionId::parse("sessionId", id));
+        let session = session.transpose()?;
+        let temporary = session.is_none() && !(files.is_empty() && request.output_paths.is_empty());
+        let session = match session {
+            Some(id) => Some(id.name(caller)),
+            None => temporary.then(|| session::temporary(caller)),
+        };
+        let extension = request.file_extension.unwrap_or_default();
+        let filtered = !request.install_packages.is_empty() || session_id.is_some();
+        check_filter(&options, filtered)?;
+        let start = Start {
+            runtime: request.runtime.wire().into(),
+            code: request.code.into_bytes().into(),
+            extension: extension.strip_prefix('.').unwrap_or(&extension).to_owned(),
+            network: network(&options).into(),
+            limits: Some(limits),
+            writable: options.readonly_root_fs == Some(false),
+            image: options.image.unwrap_or_default(),
+            env: request.env.into_iter().collect(),
+            secrets: options.secrets.into_iter().collect(),
+            stdin: request
+                .stdin
+                .as_ref()
+                .is_some_and(|stdin| !stdin.is_empty()),
+            install: request.install_packages,
+            filter: options.network_filter.map(|filter| NetworkFilter {
+                allow: filter.whitelist.map(|patterns| PatternList { patterns }),
+                deny: filter.blacklist.map(|patterns| PatternList { patterns }),
+            }),
+            log_network: options.log_network,
+            session,
+            persist: options.persist,
+            ..Start::default()
+        };
+        Ok(Self {
+            start,
+            stdin: request.stdin.unwrap_or_default().into(),
+            files,
+            outputs: request.output_paths,
+            temporary,
+        })
+    }
+
+    /// A run of nothing, which makes the session that this run's files are written
+    /// to: the same sandbox, and none of what is only the program's.
+    pub(crate) fn opening(&self) -> Start {
+        let unsaid = self.start.network() == NetworkMode::Unspecified;
+        let network = match unsaid && !self.start.install.is_empty() {
+            true => NetworkMode::Filtered,
+            false => self.start.network(),
+        };
+        Start {
+            code: Bytes::new(),
+            network: network.into(),
+            env: Default::default(),
+            secrets: Default::default(),
+            stdin: false,
+            install: Vec::new(),
+            filter: None,
+            log_network: false,
+            ..self.start.clone()
+        }
+    }
+}
+
+fn check_policy(options: &Options, policy: &Policy) -> Result<(), Refusal> {
+    if options.network == Some(NetworkName::Host) && !policy.allow_host_network {
+        let message = "`options.network`: `host` is forbidden by `policy.allowHostNetwork`";
+        return Err(Refusal::forbidden(message));
+    }
+    match &options.image {
+        Some(image) if !policy.images.contains(image) => Err(Refusal::forbidden(format!(
+            "`options.image`: `{}` is not in the list of `policy.images`",
+            image.escape_debug()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn network(options: &Options) -> NetworkMode {
+    match options.network {
+        Some(NetworkName::None) => NetworkMode::None,
+        Some(NetworkName::Host) => NetworkMode::Host,
+        Some(NetworkName::Filtered) => NetworkMode::Filtered,
+        None => NetworkMode::Unspecified,
+    }
+}
+
+/// What means something in a filtered network alone is not for another one.
+/// Without a network in the request it `may_be` filtered: packages make it so,
+/// and a session has one already.
+fn check_filter(options: &Options, may_be: bool) -> Result<(), Refusal> {
+    let fields = [
+        ("options.networkFilter", options.network_filter.is_some()),
+        ("options.logNetwork", options.log_network),
+    ];
+    let given = fields.into_iter().find(|(_, given)| *given);
+    match (given, options.network) {
+        (None, _) | (_, Some(NetworkName::Filtered)) => Ok(()),
+        (_, None) if may_be => Ok(()),
+        (Some((field, _)), _) => Err(Refusal::invalid(format!(
+            "`{field}`: does nothing unless `options.network` is `filtered`"
+        ))),
+    }
+}
+
+fn files(asked: BTreeMap<String, FileContent>) -> Result<BTreeMap<String, Bytes>, Refusal> {
+    if asked.len() > MOST_FILES {
+        return Err(Refusal::invalid(format!(
+            "`request.files`: at most {MOST_FILES}"
+        )));
+    }
+    let mut files = BTreeMap::new();
+    for (path, content) in asked {
+        check_path("request.files", &path)?;
+        let bytes = match content {
+            FileContent::Text(text) => text.into_bytes(),
+            FileContent::Bytes(content) => decode(
+                &format!("request.files.{}", path.escape_debug()),
+                &content.base64,
+            )?,
+        };
+        files.insert(path, bytes.into());
+    }
+    Ok(files)
+}
+
+/// The bytes of a field in base64.
+///
+/// # Errors
+/// 400.
+pub(crate) fn decode(field: &str, text: &str) -> Result<Vec<u8>, Refusal> {
+    let decoded = BASE64.decode(text.as_bytes());
+    decoded.map_err(|error| Refusal::invalid(format!("`{field}`: not base64: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! The HTTP gateway: what `isol8 serve` runs.
+//!
+//! It is a client of the daemon like any other: whatever comes over HTTP becomes
+//! the calls of `isol8.v1`, and there is no other way in.
+//!
+//! Reading order: who may come in ([`keys`], [`policy`], [`guard`]), how
+//! connections live ([`accept`], [`patient`], [`bounds`]), what is asked and
+//! answered ([`api`], [`body`], [`refusal`]), the daemon behind it ([`daemon`]), one
+//! run ([`job`], [`requests`], [`execution`], [`outcome`], [`files`]), and the paths
+//! ([`routes`]) with what is counted of them ([`metrics`]).
+
+mod bounds;
+mod keys;
+mod policy;
+
+mod accept;
+mod gateway;
+mod guard;
+mod patient;
+
+mod api;
+mod body;
+mod refusal;
+
+mod daemon;
+mod execution;
+mod files;
+mod job;
+mod outcome;
+mod requests;
+
+mod metrics;
+mod routes;
+
+pub use bounds::Bounds;
+pub use daemon::{Daemon, Dial};
+pub use gateway::{Gateway, Settings};
+pub use keys::{Key, Keys};
+pub use policy::Policy;

@@ -1,0 +1,82 @@
+//! `POST /execute`: a run as one answer.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use isol8_proto::v1::Phase;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Answer, within};
+use crate::{
+    api::{self, ExecuteBody},
+    body,
+    execution::{Event, Execution},
+    gateway::Shared,
+    job::Job,
+    keys::Caller,
+    outcome::Collected,
+    refusal::Refusal,
+};
+
+pub(super) async fn execute(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    request: Request,
+) -> Answer {
+    let (job, held) = job(&shared, &caller, request).await?;
+    let time = shared.bounds.execute;
+    within(time, whole(Execution::start(&shared, job, held))).await
+}
+
+/// Reads what is asked for. The run's place among those of its key is taken after
+/// the body has come: a client that sends slowly holds none.
+pub(super) async fn job(
+    shared: &Shared,
+    caller: &Caller,
+    request: Request,
+) -> Result<(Job, Vec<OwnedSemaphorePermit>), Refusal> {
+    let (parts, body) = request.into_parts();
+    let held = body::read(&parts.headers, body, &shared.room, &shared.bounds).await?;
+    let asked: ExecuteBody = body::parse(&held.bytes)?;
+    if !asked.request.metadata.is_empty() {
+        let metadata = serde_json::to_string(&asked.request.metadata).unwrap_or_default();
+        let metadata = isol8_core::egress::record::cut(&metadata, 1024);
+        tracing::info!(key = caller.name(), metadata, "asked");
+    }
+    let job = Job::new(asked, caller, &shared.policy)?;
+    let place = Arc::clone(&caller.runs).try_acquire_owned();
+    let place = place.map_err(|_| {
+        let most = shared.bounds.runs_per_key;
+        Refusal::busy(format!("{most} runs of this key go on already"))
+    })?;
+    Ok((job, vec![place, held.place]))
+}
+
+async fn whole(mut run: Execution) -> Answer {
+    let (mut stdout, mut stderr) = (Collected::default(), Collected::default());
+    let mut phase = Phase::Unspecified;
+    loop {
+        match run.next().await {
+            Event::Phase(next) => phase = next,
+            Event::Stdout(bytes) => stdout.add(&bytes),
+            // What the installer says is not the program's.
+            Event::Stderr(_) if phase == Phase::Install => {}
+            Event::Stderr(bytes) => stderr.add(&bytes),
+            Event::Notice(notice) => tracing::info!(notice, "the daemon says"),
+            Event::Ended(ended) => {
+                let result = ended.with_output(stdout, stderr)?;
+                tracing::info!(
+                    run_id = result.execution_id,
+                    exit_code = result.exit_code,
+                    "ran"
+                );
+                return Ok(api::json(StatusCode::OK, &result));
+            }
+            Event::Failed(refusal) => return Err(refusal),
+        }
+    }
+}

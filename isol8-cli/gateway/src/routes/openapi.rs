@@ -1,0 +1,287 @@
+//! `/openapi.json`: OpenAPI 3.1 of the gateway. Its schemas come from the types that
+//! are read and written, so that they cannot say something else.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{Response, StatusCode},
+};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{
+        self, CleanupBody, CleanupResult, Done, ErrorBody, ExecuteBody, ExecutionResult,
+        FileResult, Health, PutFileBody, SessionList, StreamEvent,
+    },
+    gateway::Shared,
+};
+
+pub(super) async fn document(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    api::json(StatusCode::OK, &describe(&shared.version))
+}
+
+const JSON: &str = "application/json";
+
+/// What a path answers when it goes wrong, besides those of every path.
+const OF_RUNS: &[u16] = &[400, 404, 408, 409, 413, 429, 502, 504];
+const OF_SESSIONS: &[u16] = &[400, 404, 409, 504];
+const OF_FILES: &[u16] = &[400, 404, 408, 409, 413, 429, 502, 504];
+
+struct Document {
+    schemas: SchemaGenerator,
+    errors: Value,
+    paths: Map<String, Value>,
+}
+
+fn describe(version: &str) -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut schemas = settings.into_generator();
+    let errors = schemas.subschema_for::<ErrorBody>().to_value();
+    let mut document = Document {
+        schemas,
+        errors,
+        paths: Map::new(),
+    };
+    document.runs();
+    document.sessions();
+    document.system();
+    let Document {
+        mut schemas, paths, ..
+    } = document;
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "isol8",
+            "version": version,
+            "description": "Runs programs in sandboxes.",
+        },
+        "security": [{ "key": [] }],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.take_definitions(true),
+            "securitySchemes": { "key": { "type": "http", "scheme": "bearer" } },
+        },
+    })
+}
+
+impl Document {
+    fn runs(&mut self) {
+        let body = self.body::<ExecuteBody>(true);
+        let result = self.answer::<ExecutionResult>(JSON);
+        let event = self.answer::<StreamEvent>("text/event-stream");
+        self.add(
+            "post",
+            "/execute",
+            "Run a program",
+            json!({
+                "requestBody": body.clone(),
+            }),
+            result,
+            OF_RUNS,
+        );
+        self.add(
+            "post",
+            "/execute/stream",
+            "Run a program and stream its events",
+            json!({
+                "requestBody": body,
+            }),
+            event,
+            OF_RUNS,
+        );
+    }
+
+    fn sessions(&mut self) {
+        let done = self.answer::<Done>(JSON);
+        let body = self.body::<PutFileBody>(true);
+        self.add(
+            "post",
+            "/file",
+            "Write a file of a session",
+            json!({
+                "requestBody": body,
+            }),
+            done.clone(),
+            OF_FILES,
+        );
+        let file = self.answer::<FileResult>(JSON);
+        self.add(
+            "get",
+            "/file",
+            "Read a file of a session",
+            json!({
+                "parameters": [text("query", "sessionId", true), text("query", "path", true)],
+            }),
+            file,
+            OF_FILES,
+        );
+        let list = self.answer::<SessionList>(JSON);
+        self.add(
+            "get",
+            "/sessions",
+            "List the key's sessions",
+            json!({}),
+            list,
+            OF_SESSIONS,
+        );
+        let force = json!({
+            "in": "query", "name": "force", "required": false, "schema": { "type": "boolean" },
+            "description": "Also while a run goes on in it.",
+        });
+        self.add(
+            "delete",
+            "/session/{id}",
+            "Remove a session",
+            json!({
+                "parameters": [text("path", "id", true), force],
+            }),
+            done,
+            OF_SESSIONS,
+        );
+        let body = self.body::<CleanupBody>(false);
+        let counts = self.answer::<CleanupResult>(JSON);
+        self.add(
+            "post",
+            "/cleanup",
+            "Remove what nobody uses",
+            json!({
+                "requestBody": body,
+            }),
+            counts,
+            OF_FILES,
+        );
+    }
+
+    fn system(&mut self) {
+        let health = self.answer::<Health>(JSON);
+        self.add(
+            "get",
+            "/health",
+            "Whether the gateway is there",
+            json!({
+                "security": [],
+            }),
+            health,
+            &[400],
+        );
+        let metrics = json!({ "text/plain": { "schema": { "type": "string" } } });
+        self.add(
+            "get",
+            "/metrics",
+            "Metrics for Prometheus",
+            json!({}),
+            metrics,
+            &[400],
+        );
+        let document = json!({ JSON: { "schema": { "type": "object" } } });
+        self.add(
+            "get",
+            "/openapi.json",
+            "This document",
+            json!({}),
+            document,
+            &[400],
+        );
+    }
+
+    fn add(
+        &mut self,
+        method: &str,
+        path: &str,
+        summary: &str,
+        mut operation: Value,
+        content: Value,
+        errors: &[u16],
+    ) {
+        let mut responses = Map::new();
+        responses.insert(
+            "200".to_owned(),
+            json!({ "description": "Done", "content": content }),
+        );
+        let of_all: &[u16] = if path == "/health" {
+            &[403]
+        } else {
+            &[401, 403, 503]
+        };
+        for status in errors.iter().chain(of_all) {
+            responses.insert(
+                status.to_string(),
+                json!({
+                    "description": reason(*status),
+                    "content": { JSON: { "schema": self.errors.clone() } },
+                }),
+            );
+        }
+        operation["summary"] = summary.into();
+        operation["responses"] = responses.into();
+        let entry = self.paths.entry(path).or_insert_with(|| json!({}));
+        entry[method] = operation;
+    }
+
+    fn body<T: JsonSchema>(&mut self, required: bool) -> Value {
+        let schema = self.schemas.subschema_for::<T>();
+        json!({ "required": required, "content": { JSON: { "schema": schema } } })
+    }
+
+    fn answer<T: JsonSchema>(&mut self, kind: &str) -> Value {
+        let schema = self.schemas.subschema_for::<T>();
+        json!({ kind: { "schema": schema } })
+    }
+}
+
+fn text(place: &str, name: &str, required: bool) -> Value {
+    json!({ "in": place, "name": name, "required": required, "schema": { "type": "string" } })
+}
+
+fn reason(status: u16) -> &'static str {
+    let status = StatusCode::from_u16(status).ok();
+    status
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(Value::String(reference)) = fields.get("$ref") {
+                    found.push(reference.clone());
+                }
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = describe("1");
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 15, "{found:?}");
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("it is in this document");
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_not_in_the_schema() {
+        let document = describe("1");
+        let schema = &document["components"]["schemas"]["ExecuteRequest"];
+        assert_eq!(schema["additionalProperties"], false);
+        assert!(schema["properties"]["sessionId"].is_object());
+        let runtimes = &document["components"]["schemas"]["Runtime"]["enum"];
+        assert_eq!(runtimes, &json!(["python", "node", "bun", "deno", "bash"]));
+    }
+}

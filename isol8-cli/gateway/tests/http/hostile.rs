@@ -1,0 +1,229 @@
+//! Clients that mean no good, and honest ones beside them.
+
+use std::{thread, time::Duration};
+
+use crate::{
+    client::{Client, head},
+    stage::{KEY, Stage, program, wait_for},
+    stream::waiting,
+};
+
+const SHORT: Duration = Duration::from_millis(100);
+
+fn bearer() -> String {
+    format!("Bearer {KEY}")
+}
+
+#[test]
+fn who_never_finishes_a_head_is_cut() {
+    let stage = Stage::with(|bounds| bounds.header = SHORT);
+    let mut silent = stage.client();
+    let mut slow = stage.client();
+    slow.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: ");
+    let mut kept = stage.client();
+    kept.send("GET", "/health", &[], "");
+    assert_eq!(kept.answer().status, 200);
+    for client in [&mut silent, &mut slow, &mut kept] {
+        client.await_close();
+    }
+}
+
+#[test]
+fn who_never_finishes_a_body_is_answered() {
+    let stage = Stage::with(|bounds| bounds.body = SHORT);
+    let mut client = stage.client();
+    client.write(
+        head(
+            "POST",
+            "/execute",
+            &[("Authorization", &bearer())],
+            Some(100),
+        )
+        .as_bytes(),
+    );
+    client.write(b"{");
+    let answer = client.answer();
+    assert_eq!(answer.error(408), "the request's body did not come in time");
+    client.await_close();
+}
+
+#[test]
+fn a_head_has_a_size() {
+    let stage = Stage::new();
+    let mut client = stage.client();
+    let long = "x".repeat(128 << 10);
+    client
+        .try_write(head("GET", "/health", &[("X-Long", &long)], None).as_bytes())
+        .ok();
+    assert!(
+        client
+            .try_answer()
+            .is_none_or(|answer| answer.status == 431)
+    );
+    let mut client = stage.client();
+    let many = "X-A: b\r\n".repeat(500);
+    client
+        .try_write(format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{many}\r\n").as_bytes())
+        .ok();
+    assert!(
+        client
+            .try_answer()
+            .is_none_or(|answer| answer.status == 431)
+    );
+}
+
+#[test]
+fn a_body_has_a_size() {
+    let stage = Stage::with(|bounds| bounds.body_bytes = 1 << 20);
+    // It says so before.
+    let mut client = stage.client();
+    client.write(
+        head(
+            "POST",
+            "/execute",
+            &[("Authorization", &bearer())],
+            Some(1 << 30),
+        )
+        .as_bytes(),
+    );
+    let piece = vec![b' '; 1 << 20];
+    // The gateway may stop reading at any time; its answer comes all the same.
+    let _cut = (0..64).try_for_each(|_| client.try_write(&piece));
+    assert!(
+        client
+            .answer()
+            .error(413)
+            .contains("larger than 1048576 bytes")
+    );
+    // It turns out so.
+    for path in ["/execute", "/execute/stream", "/file", "/cleanup"] {
+        let mut client = stage.client();
+        let headers = [
+            ("Authorization", &*bearer()),
+            ("Transfer-Encoding", "chunked"),
+        ];
+        client.write(head("POST", path, &headers, None).as_bytes());
+        for _ in 0..3 {
+            client.write(b"80000\r\n");
+            client.write(&piece[..0x80000]);
+            client.write(b"\r\n");
+        }
+        client.write(b"0\r\n\r\n");
+        assert!(client.answer().error(413).contains("larger"), "{path}");
+    }
+    assert!(stage.world.notes().is_empty());
+    stage.execute("").ok();
+}
+
+#[test]
+fn bodies_share_a_room() {
+    let stage = Stage::with(|bounds| {
+        bounds.body_bytes = 1 << 20;
+        bounds.bodies_bytes = 1 << 20;
+        bounds.body = SHORT;
+    });
+    // It holds the room until its time is over: the next one waits, and is served
+    // or told to come again, and the one after that is served.
+    let mut hog = stage.client();
+    hog.write(
+        head(
+            "POST",
+            "/execute",
+            &[("Authorization", &bearer())],
+            Some(1 << 20),
+        )
+        .as_bytes(),
+    );
+    let first = stage.execute("").status;
+    assert!(matches!(first, 200 | 429), "{first}");
+    assert_eq!(hog.answer().status, 408);
+    stage.execute("").ok();
+}
+
+#[test]
+fn who_does_not_read_loses_the_run_and_hurts_nobody() {
+    let stage = Stage::with(|bounds| bounds.write_idle = Duration::from_millis(500));
+    let stuck: Vec<Client> = (0..4).map(|_| waiting(&stage, "flood")).collect();
+    wait_for("the floods", || stage.world.count("flooding") == 4);
+    stage.execute("print x").ok();
+    wait_for("the runs to be cancelled", || {
+        stage.world.count("gone") == 4
+    });
+    drop(stuck);
+}
+
+#[test]
+fn a_burst_is_served_or_told_to_come_again() {
+    let stage = Stage::with(|bounds| bounds.runs_per_key = 4);
+    let waiting: Vec<Client> = (0..4).map(|_| waiting(&stage, "wait")).collect();
+    wait_for("the runs", || stage.world.count("waiting") == 4);
+    let answers: Vec<_> = thread::scope(|scope| {
+        let ask = || stage.execute("");
+        let asked: Vec<_> = (0..40).map(|_| scope.spawn(ask)).collect();
+        asked
+            .into_iter()
+            .map(|one| one.join().expect("no panic"))
+            .collect()
+    });
+    for answer in answers {
+        assert!(answer.error(429).contains("4 runs of this key"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    // Another key has its own places, and these come back.
+    let body = program("", "");
+    stage
+        .ask_as(crate::stage::OTHER_KEY, "POST", "/execute", &body)
+        .ok();
+    drop(waiting);
+    wait_for("a place", || stage.execute("").status == 200);
+}
+
+#[test]
+fn places_come_back_however_a_run_ends() {
+    let stage = Stage::with(|bounds| bounds.runs_per_key = 1);
+    for code in [
+        "",
+        "exit 1",
+        "fail internal",
+        "refuse forbidden",
+        "break",
+        "verdict timed_out",
+    ] {
+        for path in ["/execute", "/execute/stream"] {
+            let busy = || stage.ask("POST", path, &program(code, "")).status == 429;
+            // A run gives its place back just behind its last event.
+            wait_for("a place", || !busy());
+        }
+    }
+}
+
+#[test]
+fn connections_past_the_limit_are_told() {
+    let stage = Stage::with(|bounds| bounds.connections = 4);
+    let held: Vec<Client> = (0..4).map(|_| waiting(&stage, "wait")).collect();
+    let answer = stage.execute("");
+    assert_eq!(answer.error(429), "too many connections");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    drop(held);
+    wait_for("a place", || stage.execute("").status == 200);
+}
+
+#[test]
+fn rubbish_is_no_harm() {
+    let stage = Stage::new();
+    for rubbish in [
+        &b"\x16\x03\x01\x02\x00\x01\x00"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"\0\0\0\0\r\n\r\n",
+    ] {
+        let mut client = stage.client();
+        client.try_write(rubbish).ok();
+        // Whatever it answers, it is no success and no fault of ours.
+        let status = client.try_answer().map_or(400, |answer| answer.status);
+        assert!((400..500).contains(&status), "{status}");
+    }
+    stage.execute("").ok();
+}

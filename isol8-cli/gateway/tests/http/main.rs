@@ -1,0 +1,23 @@
+//! A gateway over real TCP, before a daemon that the test scripts.
+//!
+//! [`fake`] is that daemon, [`stage`] starts both, [`client`] speaks HTTP by hand,
+//! so that it can also speak it badly. Then who may come in ([`doors`]), runs
+//! ([`execute`], [`stream`]), sessions with their files ([`sessions`], [`files`]),
+//! what tells of the gateway itself ([`system`]), clients that mean no good
+//! ([`hostile`]), and the end ([`stop`]).
+
+mod client;
+mod fake;
+mod stage;
+
+mod doors;
+mod execute;
+mod stream;
+
+mod files;
+mod sessions;
+
+mod system;
+
+mod hostile;
+mod stop;
