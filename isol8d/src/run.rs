@@ -301,6 +301,7 @@ async fn choose(
     request: &mut RunRequest,
     record: Option<&Record>,
 ) -> Result<EngineKind, Failure> {
+    lasting::check_packages(request)?;
     if let Some(record) = record {
         lasting::fit(request, record)?;
         return Ok(record.key.engine);

@@ -284,7 +284,7 @@ fn unreadable(error: &ReadError) -> Failure {
     let message = "the packages cannot be read from the daemon's disk";
     Failure::new(FailureKind::InstallFailed, message)
         .because(error)
-        .hint("`--no-install-cache` installs them anew")
+        .hint("`isol8 daemon logs` may say more")
 }
 
 fn lost(error: &LinkError) -> End {

@@ -69,17 +69,26 @@ pub(super) fn fit(request: &mut RunRequest, record: &Record) -> Result<(), Failu
     Ok(())
 }
 
-/// What a request for a new session, or for a sandbox to be kept, may not say. Any
-/// other request passes.
+/// Where packages of a sandbox that lasts do not come from. An installer in it
+/// would work beside what an earlier run has left, and be told by that from where
+/// packages come, for everybody.
 ///
 /// # Errors
 /// `InvalidRequest`.
-pub(super) fn check_new(request: &mut RunRequest) -> Result<(), Failure> {
+pub(super) fn check_packages(request: &RunRequest) -> Result<(), Failure> {
     let lasts = request.session.is_some() || request.persist;
     if lasts && request.no_install_cache && !request.install.is_empty() {
         let message = "a sandbox that lasts gets its packages from the cache";
         return Err(convert::invalid(message).hint("leave `--no-install-cache` out"));
     }
+    Ok(())
+}
+
+/// What a request for a new session may not say. Any other request passes.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub(super) fn check_new(request: &mut RunRequest) -> Result<(), Failure> {
     let Some(ask) = &request.session else {
         return Ok(());
     };

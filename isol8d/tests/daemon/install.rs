@@ -160,6 +160,46 @@ async fn what_ended_the_installer_is_what_the_hint_is_about() {
     stage.stop().await;
 }
 
+/// What an earlier run left in a session could tell an installer where packages
+/// come from, for everybody.
+#[tokio::test(start_paused = true)]
+async fn no_installer_works_in_a_sandbox_that_lasts() {
+    let stage = alone();
+    let anew = |start: v1::Start| v1::Start {
+        no_install_cache: true,
+        ..start
+    };
+    let inside = || v1::Start {
+        session: Some("work".to_owned()),
+        network: v1::NetworkMode::Host.into(),
+        ..installing("out x", &["six"])
+    };
+    let kept = v1::Start {
+        persist: true,
+        ..installing("out x", &["six"])
+    };
+    let refused = async |start: v1::Start| {
+        let ran = stage.start(anew(start)).await.end().await;
+        let detail = failed(&ran, "invalid_request");
+        assert!(detail.hint.contains("--no-install-cache"), "{detail:?}");
+    };
+    refused(kept).await;
+    refused(inside()).await;
+    // Nor in one that is there.
+    let made = v1::Start {
+        install: Vec::new(),
+        ..inside()
+    };
+    assert_eq!(stage.start(made).await.end().await.text(), "x\n");
+    refused(inside()).await;
+    assert_eq!(installs(&stage.native), 0);
+    assert_eq!(stage.start(inside()).await.end().await.text(), "x\n");
+    assert_eq!(installs(&stage.native), 1);
+    refused(inside()).await;
+    stage.daemon.stop();
+    stage.ended().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_ends_the_installation() {
     for no_install_cache in [false, true] {
