@@ -2,6 +2,7 @@
 //! are judged in [`crate::plan`], where a message can say more than clap can,
 //! and where a secret in a wrong place stays out of it.
 
+mod serve;
 mod session;
 
 use std::{ffi::OsString, io, path::PathBuf};
@@ -17,6 +18,7 @@ use crate::{
     exit::{EXIT_CODES, Exit},
 };
 
+pub(crate) use serve::ServeArgs;
 pub(crate) use session::SessionCommand;
 
 /// Runs code you do not trust in a sandbox of its own, in milliseconds.
@@ -48,6 +50,8 @@ pub(crate) enum Command {
     /// Sessions that are idle go too, with the files in them. Shows what would
     /// go and asks first. Ends with 125 if something could not be removed.
     Cleanup(CleanupArgs),
+    /// Serve the HTTP API to other programs and machines
+    Serve(ServeArgs),
     /// Show the resolved configuration and where it came from
     Config(ConfigArgs),
     /// Show the daemon, its engines and its pool

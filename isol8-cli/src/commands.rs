@@ -8,6 +8,7 @@ mod daemon;
 mod doctor;
 mod progress;
 mod run;
+mod serve;
 mod session;
 mod setup;
 mod status;
@@ -23,7 +24,7 @@ use crate::{args::Command, console::Console, exit::Exit, paths::Paths};
 ///
 /// # Errors
 /// What the person is told.
-pub(crate) fn perform(command: Command, console: &Console) -> Result<Exit, Failure> {
+pub(crate) fn perform(command: Command, debug: bool, console: &Console) -> Result<Exit, Failure> {
     let paths = Paths::from_env();
     match command {
         Command::Run(args) => run::run(*args, &paths, console),
@@ -31,6 +32,7 @@ pub(crate) fn perform(command: Command, console: &Console) -> Result<Exit, Failu
         Command::Build(args) => wait(build::build(&args, &paths, console)),
         Command::Session(command) => wait(session::session(command, &paths, console)),
         Command::Cleanup(args) => wait(cleanup::cleanup(&args, &paths, console)),
+        Command::Serve(args) => serve::serve(args, debug, &paths, console),
         Command::Config(args) => config::config(&args),
         Command::Status { json } => wait(status::status(json, &paths, console)),
         Command::Doctor { json } => wait(doctor::doctor(json, &paths, console)),

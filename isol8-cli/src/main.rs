@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let exit = match Args::try_parse_from(&argv) {
         Ok(args) => {
             let console = Console::new(args.debug);
-            commands::perform(args.command, &console).unwrap_or_else(|failure| {
+            commands::perform(args.command, args.debug, &console).unwrap_or_else(|failure| {
                 console.failure(&failure);
                 Exit::of(&failure)
             })

@@ -87,7 +87,8 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let stdin = stdin(&args, &source, world.stdin)?;
     let limits = limits::typed(&args)?;
     let session = session(&args)?;
-    let engine = engine(&args, world.config)?;
+    let (engine, default_engine) = engines(&args, world.config)?;
+    let read_write = !world.config.defaults.readonly_root;
     let image = image(args.image.as_deref())?;
     let env = variables::plain(&args.env)?;
     let secrets = variables::secret(&args.secret, world.env)?;
@@ -100,10 +101,12 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         code: program.code,
         extension: program.extension,
         engine: engine.into(),
+        default_engine: default_engine.into(),
+        default_writable: args.in_session() && read_write,
         network: reach.mode.into(),
         limits: Some(limits),
         defaults: limits::configured(world),
-        writable: writable(&args, world.config),
+        writable: args.writable || (!args.in_session() && read_write),
         image,
         env,
         secrets,
@@ -201,14 +204,11 @@ pub(crate) fn session_name(text: &str, example: &str) -> Result<SessionName, Fai
     })
 }
 
-fn writable(args: &RunArgs, config: &Config) -> bool {
-    args.writable || (!args.in_session() && !config.defaults.readonly_root)
-}
-
-fn engine(args: &RunArgs, config: &Config) -> Result<Engine, Failure> {
-    let choice = match args.engine.as_deref() {
-        None if args.in_session() => EngineChoice::Auto,
-        None => config.engine,
+/// What is typed, and what the environment or the file says: one that is there
+/// must have been made with the first, and a new session gets the second.
+fn engines(args: &RunArgs, config: &Config) -> Result<(Engine, Engine), Failure> {
+    let typed = match args.engine.as_deref() {
+        None => return Ok(default_engine(args, wire_engine(config.engine))),
         Some("auto") => EngineChoice::Auto,
         Some("docker") => EngineChoice::Only(EngineKind::Docker),
         Some("native") => EngineChoice::Only(EngineKind::Native),
@@ -217,11 +217,22 @@ fn engine(args: &RunArgs, config: &Config) -> Result<Engine, Failure> {
                 .hint("choose `--engine auto`, `docker` or `native`"));
         }
     };
-    Ok(match choice {
+    Ok((wire_engine(typed), Engine::Unspecified))
+}
+
+fn default_engine(args: &RunArgs, engine: Engine) -> (Engine, Engine) {
+    match args.in_session() {
+        true => (Engine::Unspecified, engine),
+        false => (engine, Engine::Unspecified),
+    }
+}
+
+const fn wire_engine(choice: EngineChoice) -> Engine {
+    match choice {
         EngineChoice::Auto => Engine::Unspecified,
         EngineChoice::Only(EngineKind::Docker) => Engine::Docker,
         EngineChoice::Only(EngineKind::Native) => Engine::Native,
-    })
+    }
 }
 
 fn image(flag: Option<&str>) -> Result<String, Failure> {

@@ -42,20 +42,29 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shared: Arc<Sha
     let connections = TaskTracker::new();
     loop {
         // Before the accept: who finds no place waits in the kernel's queue.
-        let (place, router) = tokio::select! {
+        let place = tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
-            place = Arc::clone(&served).acquire_owned() => (place, &router),
-            place = Arc::clone(&told).acquire_owned() => (place, &refusing),
+            place = Arc::clone(&served).acquire_owned() => place.map(|place| (place, &router)),
+            place = Arc::clone(&told).acquire_owned() => place.map(|place| (place, &refusing)),
         };
-        let Ok(place) = place else { break };
+        let Ok((mut place, mut router_of)) = place else {
+            break;
+        };
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), Arc::clone(&shared), place);
+                // It may have become free while nobody came.
+                if std::ptr::eq(router_of, &raw const refusing)
+                    && let Ok(free) = Arc::clone(&served).try_acquire_owned()
+                {
+                    (place, router_of) = (free, &router);
+                }
+                let router = router_of.clone();
+                let connection = connection(stream, router, Arc::clone(&shared), place);
                 connections.spawn(connection);
             }
             Err(error) => {

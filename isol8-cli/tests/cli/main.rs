@@ -4,7 +4,7 @@
 //! ([`usage`]), runs ([`runs`], [`output`], [`interrupts`], [`stdin`]), how a
 //! daemon is started ([`launch`]), sessions ([`session`]) with their files
 //! ([`copy_up`], [`copy_down`], [`hostile`]), and the other commands ([`commands`],
-//! [`cleanup`]).
+//! [`cleanup`], [`serve`]).
 
 mod cli;
 mod fake;
@@ -25,3 +25,4 @@ mod cleanup;
 mod commands;
 mod launch;
 mod network;
+mod serve;

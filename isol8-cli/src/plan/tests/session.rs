@@ -52,6 +52,8 @@ fn of_the_file_a_session_gets_defaults_alone() {
     assert_eq!(start.limits, Some(Limits::default()));
     assert_eq!(start.defaults.expect("of the file").memory_bytes, 64 << 20);
     assert_eq!(start.engine(), Engine::Unspecified);
+    // A new one gets what the file and the environment say.
+    assert_eq!(start.default_engine(), Engine::Native);
     assert_eq!(start.network(), NetworkMode::Unspecified);
     assert!(!start.writable && start.image.is_empty() && start.filter.is_none());
     let start = in_session(&Place::default(), &["--session", "s"]);
