@@ -57,9 +57,13 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
             "the program has {has} bytes, the limit is {most}"
         )));
     }
-    let engine = engine(start.engine)?;
-    let image = image(&start.image, engine)?;
-    let session = session::ask(&start, engine, image.as_ref())?;
+    let given = engine(start.engine)?;
+    let image = image(&start.image, given)?;
+    let session = session::ask(&start, given, image.as_ref())?;
+    let engine = match given {
+        None => engine(start.default_engine)?,
+        given => given,
+    };
     // What the client has for defaults comes before the daemon's own.
     let defaults = limits(start.defaults.unwrap_or_default(), &config.defaults.limits)?;
     let defaults = within(&config.policy, defaults);
@@ -97,7 +101,7 @@ pub fn run_request(start: v1::Start, config: &Config) -> Result<RunRequest, Fail
         engine,
         network,
         limits,
-        writable: start.writable || !config.defaults.readonly_root,
+        writable: start.writable || start.default_writable || !config.defaults.readonly_root,
         image,
         env,
         secrets,

@@ -221,7 +221,8 @@ impl Sessions {
         }
         let record = entry.record_of(&self.0.store);
         let keeps = record.is_some_and(|record| record.persist);
-        if entry.is_busy() && force && !keeps {
+        if force && !keeps {
+            // Also where it looks idle: a run may be about to begin.
             entry.doom();
         }
         // What comes first is not removed under somebody's run either.

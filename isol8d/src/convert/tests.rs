@@ -237,3 +237,30 @@ fn messages_after_the_first_are_checked() {
         .is_err()
     );
 }
+
+#[test]
+fn what_is_a_default_is_not_given() {
+    let start = v1::Start {
+        session: Some("work".to_owned()),
+        default_engine: v1::Engine::Docker.into(),
+        default_writable: true,
+        defaults: Some(v1::Limits {
+            memory_bytes: 64 << 20,
+            ..v1::Limits::default()
+        }),
+        ..start()
+    };
+    let request = run_request(start.clone(), &Config::default()).expect("a good request");
+    assert_eq!(request.engine, Some(EngineKind::Docker));
+    assert!(request.writable && request.limits.memory == ByteSize::mib(64));
+    let given = request.session.expect("a session").given;
+    assert_eq!(given, isol8_core::session::Given::default());
+    let typed = v1::Start {
+        engine: v1::Engine::Native.into(),
+        ..start
+    };
+    let request = run_request(typed, &Config::default()).expect("a good request");
+    assert_eq!(request.engine, Some(EngineKind::Native));
+    let given = request.session.expect("a session").given;
+    assert_eq!(given.engine, Some(EngineKind::Native));
+}

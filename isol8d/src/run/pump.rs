@@ -401,6 +401,12 @@ fn not_started(failed: &Failed) -> Failure {
             "the process limit leaves no room for the program",
         )
         .hint("raise `--pids-limit`"),
+        // Only where somebody was here before.
+        InitFailure::BadPath if failed.files => with(
+            FailureKind::Unsupported,
+            "something stands in the way of the program's own file",
+        )
+        .hint("remove it: `isol8 session rm <name>:/sandbox/main.<extension>`"),
         InitFailure::BadPath | InitFailure::Other | InitFailure::Unspecified => {
             with(FailureKind::Internal, "init could not start the program")
         }

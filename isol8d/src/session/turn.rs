@@ -137,6 +137,7 @@ impl Turn {
         let Some((record, _)) = &mut self.made else {
             return Ok(());
         };
+        let before = record.clone();
         change(record);
         let changed = record.clone();
         // A record that was taken out must not come back.
@@ -144,7 +145,14 @@ impl Turn {
             .store
             .change(&record.sandbox, |record| *record = changed);
         noted.ok_or_else(gone)?;
-        self.store.write().await
+        let written = self.store.write().await;
+        if written.is_err() {
+            // Whoever is told that it failed must not find it done.
+            let id = before.sandbox.clone();
+            record.clone_from(&before);
+            self.store.change(&id, |record| *record = before);
+        }
+        written
     }
 
     /// After a call that ended where init expects the next command.
