@@ -3,13 +3,40 @@
 use std::time::{Duration, SystemTime};
 
 use isol8_core::failure::FailureKind;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Sessions, entry::Order, record::Record};
 
 /// How often is looked, at most.
 const PERIOD: Duration = Duration::from_secs(30);
+
+/// Less than this the clocks may differ for no reason.
+const SLIP: Duration = Duration::from_secs(5);
+
+/// The clock on the wall, and one that nobody sets and that stands while the host
+/// sleeps. Nobody could use a session in time that never was.
+#[derive(Debug)]
+struct Clocks {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        Self {
+            wall: SystemTime::now(),
+            steady: Instant::now(),
+        }
+    }
+
+    /// How much further than the steady one the wall's has gone since the last look.
+    fn jump(&mut self) -> Duration {
+        let before = std::mem::replace(self, Self::now());
+        let wall = self.wall.duration_since(before.wall).unwrap_or_default();
+        wall.saturating_sub(self.steady - before.steady)
+    }
+}
 
 impl Sessions {
     /// Removes what nobody has used for `max_age` (`None`: nothing), and writes
@@ -18,12 +45,18 @@ impl Sessions {
         let period = max_age.map_or(PERIOD, |age| {
             (age / 4).clamp(Duration::from_secs(1), PERIOD)
         });
+        let mut clocks = Clocks::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(period) => {}
             }
             self.note_uses();
+            let jump = clocks.jump();
+            if jump >= SLIP {
+                tracing::info!(jump_s = jump.as_secs(), "the clock was put forward");
+                self.0.store.age_less(jump);
+            }
             if let Some(age) = max_age {
                 self.expire(age).await;
             }
@@ -70,5 +103,24 @@ impl Sessions {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_nobody_lived_through_is_a_jump() {
+        let mut clocks = Clocks::now();
+        assert!(clocks.jump() < SLIP);
+        let hour = Duration::from_secs(3600);
+        clocks.wall -= hour;
+        assert!(clocks.jump() > hour - SLIP, "it was set, or the host slept");
+        clocks.wall -= hour;
+        tokio::time::advance(hour).await;
+        assert!(clocks.jump() < SLIP, "an hour is an hour");
+        clocks.wall += hour;
+        assert_eq!(clocks.jump(), Duration::ZERO, "it was set back");
     }
 }

@@ -138,6 +138,14 @@ impl Store {
         changed
     }
 
+    /// Takes time that nobody lived through off every age.
+    pub(crate) fn age_less(&self, time: Duration) {
+        for record in self.records().values_mut() {
+            record.used += time;
+        }
+        self.0.stale.store(true, Ordering::Relaxed);
+    }
+
     /// Takes a record out at once, if it is `wanted`. Until the next
     /// [`Store::write`] it may come back with a restart.
     pub(crate) fn take(
