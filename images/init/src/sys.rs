@@ -432,8 +432,7 @@ unsafe fn become_program(
                 fail(0);
             }
         }
-        // Everything of ours is closed on exec already; this is the second lock.
-        if close_range(3, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
+        if close_all_but(report, stdio.extra) == -1 {
             fail(0);
         }
         if let Some(extra) = stdio.extra
@@ -441,6 +440,7 @@ unsafe fn become_program(
         {
             fail(0);
         }
+        volunteer();
         if libc::chdir(image.cwd.as_ptr()) == -1 {
             fail(1);
         }
@@ -461,6 +461,59 @@ unsafe fn become_program(
     // SAFETY: errno is this thread's own.
     unsafe { *libc::__errno_location() = errno };
     fail(2)
+}
+
+/// Closes what the child has from init, but the descriptors that it still needs.
+/// Here and not by exec: nobody may reach init's own through [`volunteer`].
+///
+/// # Safety
+/// Only in the child of a fork, once 0, 1 and 2 are the program's.
+unsafe fn close_all_but(report: BorrowedFd<'_>, extra: Option<BorrowedFd<'_>>) -> c_int {
+    let report = report.as_raw_fd();
+    let extra = extra.map_or(report, |extra| extra.as_raw_fd());
+    let gaps = [
+        (3, report.min(extra) - 1),
+        (report.min(extra) + 1, report.max(extra) - 1),
+        (report.max(extra) + 1, c_int::MAX),
+    ];
+    for (first, last) in gaps {
+        let numbers = (c_uint::try_from(first), c_uint::try_from(last));
+        if let (Ok(first), Ok(last)) = numbers
+            && first <= last
+            // SAFETY: no owner of these numbers runs in the child.
+            && unsafe { close_range(first, last, 0) } == -1
+        {
+            return -1;
+        }
+    }
+    0
+}
+
+/// Lets the kernel take the program and its children before init when the
+/// sandbox's memory is full: files in memory may have filled it, which the death
+/// of a tiny program frees as little as that of init, but init is the sandbox.
+/// Best effort: a sandbox may have no /proc, and a program that wants to may come
+/// down again to what init has, never below.
+///
+/// # Safety
+/// Only in the child of a fork, after [`close_all_but`].
+unsafe fn volunteer() {
+    /// Nobody is taken before those that have this.
+    const FIRST: &[u8] = b"1000";
+    let file: &CStr = c"/proc/self/oom_score_adj";
+    // SAFETY: integers, and strings that live through each call. The file is not
+    // ours while we are not dumpable. What another process could reach of the
+    // child in between is a copy of init's memory, without init's descriptors: to
+    // write there is to become the program, as it is after exec.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
+        let fd = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+        if fd != -1 {
+            libc::write(fd, FIRST.as_ptr().cast(), FIRST.len());
+            libc::close(fd);
+        }
+    }
 }
 
 /// Makes sure that 0, 1 and 2 are taken, so that none of our own descriptors

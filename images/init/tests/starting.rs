@@ -83,6 +83,16 @@ fn a_program_has_three_descriptors() {
     assert_eq!(rig.outcome().stdout, "0\n1\n2\n3\n");
 }
 
+#[test]
+fn a_program_is_killed_before_init_when_memory_is_full() {
+    let mut rig = Rig::start_with(&[], &["/usr/bin/choom", "-n", "500", "--"]);
+    let score = "cat /proc/self/oom_score_adj /proc/1/oom_score_adj";
+    assert_eq!(rig.bash(score).stdout, "1000\n500\n");
+    // Nor is a program that nobody waits for any other.
+    let detached = format!("setsid bash -c '{score}' & wait");
+    assert_eq!(rig.bash(&detached).stdout, "1000\n500\n");
+}
+
 #[track_caller]
 fn check_failure(argv: &[&str], path: Option<&str>, cwd: &str, expected: FailureKind) {
     let mut rig = Rig::start();

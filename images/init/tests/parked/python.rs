@@ -75,6 +75,11 @@ print(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(), locale.getlo
 print(locale.setlocale(locale.LC_ALL), time.tzname, time.timezone, 'ä€😀')",
     ),
     case(
+        "place in the queue when memory is full",
+        "main.py",
+        "print(open('/proc/self/oom_score_adj').read())",
+    ),
+    case(
         "descriptors and process",
         "main.py",
         "import os, resource
