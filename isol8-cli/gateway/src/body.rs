@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{bounds::Bounds, refusal::Refusal};
 
-/// Room for bodies is counted in pieces of this size.
+/// Room is counted in pieces of this size.
 const PIECE_BYTES: usize = 1 << 10;
 
 /// Of a body that is too large this much is read and dropped, so that a client
@@ -25,15 +25,38 @@ const PIECE_BYTES: usize = 1 << 10;
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// The room for all bodies that are held at once.
+/// Memory that requests share.
 #[derive(Debug, Clone)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    pieces: Arc<Semaphore>,
+    most: u32,
+}
 
 impl Room {
-    pub(crate) fn new(bounds: &Bounds) -> Self {
-        // Never less than one body: it would wait for ever.
-        let bytes = bounds.bodies_bytes.max(bounds.body_bytes + PIECE_BYTES);
-        Self(Arc::new(Semaphore::new(bytes / PIECE_BYTES)))
+    /// Room for `bytes`.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let most = u32::try_from(bytes.div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX >> 4);
+        Self {
+            pieces: Arc::new(Semaphore::new(most as usize)),
+            most,
+        }
+    }
+
+    /// Waits for a part of it. Who wants more than there is gets all of it.
+    ///
+    /// # Errors
+    /// 429 where there is none in time.
+    pub(crate) async fn reserve(
+        &self,
+        bytes: u64,
+        bounds: &Bounds,
+    ) -> Result<OwnedSemaphorePermit, Refusal> {
+        let pieces = bytes.div_ceil(PIECE_BYTES as u64);
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX).min(self.most);
+        let place = Arc::clone(&self.pieces).acquire_many_owned(pieces);
+        let place = timeout(bounds.body, place).await;
+        let place = place.map_err(|_| Refusal::busy("too many large requests at once"))?;
+        place.map_err(|_| Refusal::stopping())
     }
 }
 
@@ -62,11 +85,7 @@ pub(crate) async fn read(
         return Err(too_large(bounds));
     }
     let most = told.unwrap_or(bounds.body_bytes);
-    let pieces = u32::try_from(most.div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX);
-    let place = Arc::clone(&room.0).acquire_many_owned(pieces);
-    let place = timeout(bounds.body, place).await;
-    let place = place.map_err(|_| Refusal::busy("too many large requests at once"))?;
-    let place = place.map_err(|_| Refusal::stopping())?;
+    let place = room.reserve(most as u64, bounds).await?;
     match timeout(bounds.body, collect(body, told.unwrap_or(0), bounds)).await {
         Ok(bytes) => Ok(Held {
             bytes: bytes?,

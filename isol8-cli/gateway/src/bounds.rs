@@ -15,6 +15,8 @@ pub struct Bounds {
     pub body_bytes: usize,
     /// Bytes of all bodies that are held at once; who finds no room waits.
     pub bodies_bytes: usize,
+    /// Bytes of all answers that are held at once, as far as they may be large.
+    pub answers_bytes: usize,
     /// How long a client may take nothing of what is written to it.
     pub write_idle: Duration,
     /// For answers that are no runs.
@@ -40,6 +42,7 @@ impl Default for Bounds {
             body: Duration::from_secs(60),
             body_bytes: 20 << 20,
             bodies_bytes: 160 << 20,
+            answers_bytes: 256 << 20,
             write_idle: Duration::from_secs(60),
             answer: Duration::from_secs(120),
             execute: Duration::from_secs(3600),

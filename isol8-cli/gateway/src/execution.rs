@@ -35,6 +35,8 @@ const WAITING: usize = 4;
 /// The last event of a run goes to a client that may not read.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// It has a sandbox.
+    Accepted,
     Phase(Phase),
     Stdout(Bytes),
     Stderr(Bytes),
@@ -76,6 +78,9 @@ impl Execution {
     ///
     /// # Errors
     /// The run failed.
+    ///
+    /// # Cancellation
+    /// Loses nothing.
     pub(crate) async fn begun(&mut self) -> Result<(), Refusal> {
         match self.next().await {
             Event::Failed(refusal) => Err(refusal),
@@ -128,6 +133,7 @@ impl From<tonic::Status> for Trouble {
 
 impl Task {
     async fn whole(mut self, job: Job) {
+        let own = job.prefix.clone();
         let temporary = job.start.session.clone().filter(|_| job.temporary);
         let shared = Arc::clone(&self.shared);
         let _flight = shared.metrics.flight();
@@ -148,7 +154,7 @@ impl Task {
             }
             Err(Trouble::Failed(refusal)) => {
                 shared.metrics.verdict("failed");
-                Some(Event::Failed(refusal))
+                Some(Event::Failed(refusal.without(&own)))
             }
             Err(Trouble::Gone) => {
                 shared.metrics.verdict("dropped");
@@ -249,7 +255,10 @@ impl Task {
         let (mut events, open) = self.call(start, stdin).await?;
         while let Some(event) = events.message().await? {
             match event.event {
-                Some(run_event::Event::Accepted(accepted)) => self.accepted = Some(accepted),
+                Some(run_event::Event::Accepted(accepted)) => {
+                    self.accepted = Some(accepted);
+                    self.send(Event::Accepted).await?;
+                }
                 Some(run_event::Event::Phase(phase)) => {
                     self.send(Event::Phase(phase.phase())).await?;
                 }

@@ -49,7 +49,11 @@ pub(crate) struct Shared {
     /// Where it listens.
     pub(crate) address: Option<IpAddr>,
     pub(crate) bounds: Bounds,
+    /// For bodies.
     pub(crate) room: Room,
+    /// For what is answered. Taken after the other one, and never the other way
+    /// round: nobody waits in a circle.
+    pub(crate) answers: Room,
     pub(crate) daemon: Daemon,
     pub(crate) metrics: Metrics,
     /// Runs, and what follows them.
@@ -76,7 +80,8 @@ impl Gateway {
             policy: settings.policy,
             hosts: settings.hosts,
             address,
-            room: Room::new(&settings.bounds),
+            room: Room::new(settings.bounds.bodies_bytes),
+            answers: Room::new(settings.bounds.answers_bytes),
             bounds: settings.bounds,
             daemon,
             metrics: Metrics::default(),

@@ -12,7 +12,7 @@ use isol8_proto::v1::{NetworkFilter, NetworkMode, PatternList, Start};
 
 use crate::{
     api::{ExecuteBody, FileContent, NetworkName, Options},
-    files::check_path,
+    files::{MAX_BYTES, check_path},
     keys::Caller,
     policy::Policy,
     refusal::Refusal,
@@ -22,6 +22,11 @@ pub(crate) use session::SessionId;
 
 /// What a request may bring or take in files.
 const MOST_FILES: usize = 1000;
+
+/// What a stream of output is taken to have where nobody asked for more.
+const USUAL_OUTPUT_BYTES: u64 = 1 << 20;
+
+const MAX_EXTENSION_CHARS: usize = 8;
 
 /// A run, checked.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) outputs: Vec<String>,
     /// The session is made for this run, and removed after it.
     pub(crate) temporary: bool,
+    /// What the names of the caller's sessions begin with.
+    pub(crate) prefix: String,
 }
 
 impl Job {
@@ -68,13 +75,13 @@ impl Job {
             Some(id) => Some(id.name(caller)),
             None => temporary.then(|| session::temporary(caller)),
         };
-        let extension = request.file_extension.unwrap_or_default();
+        let extension = extension(request.file_extension)?;
         let filtered = !request.install_packages.is_empty() || session_id.is_some();
         check_filter(&options, filtered)?;
         let start = Start {
             runtime: request.runtime.wire().into(),
             code: request.code.into_bytes().into(),
-            extension: extension.strip_prefix('.').unwrap_or(&extension).to_owned(),
+            extension,
             network: network(&options).into(),
             limits: Some(limits),
             writable: options.readonly_root_fs == Some(false),
@@ -101,7 +108,26 @@ impl Job {
             files,
             outputs: request.output_paths,
             temporary,
+            prefix: session::prefix(caller),
         })
+    }
+
+    /// What the answer may take in memory, besides what comes as a stream.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        match self.outputs.is_empty() {
+            true => 0,
+            false => MAX_BYTES,
+        }
+    }
+
+    /// What the answer may take as a whole.
+    pub(crate) fn answer_bytes(&self) -> u64 {
+        let asked = self.start.limits.unwrap_or_default().max_output_bytes;
+        let per_stream = match asked {
+            0 => USUAL_OUTPUT_BYTES,
+            asked => asked,
+        };
+        2 * per_stream + self.file_bytes()
     }
 
     /// A run of nothing, which makes the session that this run's files are written
@@ -124,6 +150,19 @@ impl Job {
             ..self.start.clone()
         }
     }
+}
+
+/// The extension without its dot.
+fn extension(asked: Option<String>) -> Result<String, Refusal> {
+    let asked = asked.unwrap_or_default();
+    let bare = asked.strip_prefix('.').unwrap_or(&asked);
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if bare.len() <= MAX_EXTENSION_CHARS && bare.bytes().all(allowed) {
+        return Ok(bare.to_owned());
+    }
+    Err(Refusal::invalid(format!(
+        "`request.fileExtension`: use up to {MAX_EXTENSION_CHARS} lower-case letters and digits"
+    )))
 }
 
 fn check_policy(options: &Options, policy: &Policy) -> Result<(), Refusal> {

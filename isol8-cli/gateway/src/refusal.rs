@@ -72,6 +72,19 @@ impl Refusal {
         self
     }
 
+    /// The same without the beginning that the names of the caller's sessions have
+    /// for the daemon alone.
+    pub(crate) fn without(mut self, prefix: &str) -> Self {
+        let body = &mut self.body;
+        let hint = body.hint.iter_mut();
+        for text in body.causes.iter_mut().chain(hint).chain([&mut body.error]) {
+            if text.contains(prefix) {
+                *text = text.replace(prefix, "");
+            }
+        }
+        self
+    }
+
     pub(crate) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }

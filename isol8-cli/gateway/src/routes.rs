@@ -18,7 +18,7 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use crate::{gateway::Shared, guard, refusal::Refusal};
+use crate::{gateway::Shared, guard, job::SessionId, keys::Caller, refusal::Refusal};
 
 /// Everything that the gateway answers.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
@@ -61,11 +61,13 @@ async fn within(time: Duration, answer: impl Future<Output = Answer>) -> Answer 
 }
 
 /// As [`within`], also ended by the gateway's own end.
-async fn call(shared: &Shared, answer: impl Future<Output = Answer>) -> Answer {
+async fn call(shared: &Shared, caller: &Caller, answer: impl Future<Output = Answer>) -> Answer {
     tokio::select! {
         biased;
         () = shared.stop.cancelled() => Err(Refusal::stopping()),
-        answer = within(shared.bounds.answer, answer) => answer,
+        answer = within(shared.bounds.answer, answer) => {
+            answer.map_err(|refusal| SessionId::told(refusal, caller))
+        }
     }
 }
 

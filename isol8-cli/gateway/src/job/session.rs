@@ -38,6 +38,11 @@ impl SessionId {
         name
     }
 
+    /// What a caller hears, in the caller's own words.
+    pub(crate) fn told(refusal: Refusal, caller: &Caller) -> Refusal {
+        refusal.without(&prefix(caller))
+    }
+
     /// The id behind a name of the daemon's; `None` for a session of somebody
     /// else.
     pub(crate) fn of_name(name: &str, caller: &Caller) -> Option<Self> {
@@ -52,7 +57,8 @@ impl fmt::Display for SessionId {
     }
 }
 
-fn prefix(caller: &Caller) -> String {
+/// What the names of a caller's sessions begin with.
+pub(super) fn prefix(caller: &Caller) -> String {
     format!("h{}.", caller.owner())
 }
 

@@ -27,7 +27,13 @@ pub(super) async fn execute(
     Extension(caller): Extension<Arc<Caller>>,
     request: Request,
 ) -> Answer {
-    let (job, held) = job(&shared, &caller, request).await?;
+    let (job, mut held) = job(&shared, &caller, request).await?;
+    held.push(
+        shared
+            .answers
+            .reserve(job.answer_bytes(), &shared.bounds)
+            .await?,
+    );
     let time = shared.bounds.execute;
     within(time, whole(Execution::start(&shared, job, held))).await
 }
@@ -61,6 +67,7 @@ async fn whole(mut run: Execution) -> Answer {
     let mut phase = Phase::Unspecified;
     loop {
         match run.next().await {
+            Event::Accepted => {}
             Event::Phase(next) => phase = next,
             Event::Stdout(bytes) => stdout.add(&bytes),
             // What the installer says is not the program's.

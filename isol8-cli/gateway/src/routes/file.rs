@@ -32,7 +32,7 @@ pub(super) async fn write(
     let session = SessionId::parse("sessionId", &asked.session_id)?.name(&caller);
     check_path("path", &asked.path)?;
     let content = decode("content", &asked.content)?;
-    call(&shared, async {
+    call(&shared, &caller, async {
         files::put(&shared.daemon, &session, &asked.path, content.into()).await?;
         Ok(api::json(StatusCode::OK, &Done { ok: true }))
     })
@@ -48,7 +48,8 @@ pub(super) async fn read(
     let session = SessionId::parse("sessionId", required(&asked, "sessionId")?)?.name(&caller);
     let path = required(&asked, "path")?;
     check_path("path", path)?;
-    call(&shared, async {
+    call(&shared, &caller, async {
+        let _place = shared.answers.reserve(MAX_BYTES, &shared.bounds).await?;
         let mut found = files::get(&shared.daemon, &session, path, MAX_BYTES).await?;
         match found.files.remove("") {
             Some(bytes) if found.kind == FileKind::File => {

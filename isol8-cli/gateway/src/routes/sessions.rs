@@ -26,7 +26,7 @@ pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Arc<Caller>>,
 ) -> Answer {
-    call(&shared, async {
+    call(&shared, &caller, async {
         let request = ListSessionsRequest { sizes: false };
         let listed = shared.daemon.sessions().list(request).await?.into_inner();
         let now = Timestamp::now();
@@ -65,7 +65,7 @@ pub(super) async fn remove(
         Some(_) => return Err(Refusal::invalid("`force`: use `true` or `false`")),
     };
     let name = SessionId::parse("id", &id)?.name(&caller);
-    call(&shared, async {
+    call(&shared, &caller, async {
         let request = RemoveSessionRequest { name, force };
         shared.daemon.sessions().remove(request).await?;
         Ok(api::json(StatusCode::OK, &Done { ok: true }))
@@ -88,7 +88,7 @@ pub(super) async fn cleanup(
         true => CleanupBody::default(),
         false => body::parse(&held.bytes)?,
     };
-    call(&shared, async {
+    call(&shared, &caller, async {
         let request = CleanupRequest {
             dry_run: false,
             images: asked.images,

@@ -13,7 +13,7 @@ use axum::{
 use bytes::Bytes;
 use data_encoding::BASE64;
 use isol8_proto::v1::Phase;
-use tokio::time::{Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::{Answer, execute};
 use crate::{
@@ -31,11 +31,16 @@ pub(super) async fn stream(
     Extension(caller): Extension<Arc<Caller>>,
     request: Request,
 ) -> Answer {
-    let (job, held) = execute::job(&shared, &caller, request).await?;
+    let (job, mut held) = execute::job(&shared, &caller, request).await?;
+    let files = job.file_bytes();
+    held.push(shared.answers.reserve(files, &shared.bounds).await?);
     let mut run = Execution::start(&shared, job, held);
-    run.begun().await?;
     let every = shared.bounds.comment;
-    let mut quiet = interval_at(tokio::time::Instant::now() + every, every);
+    // A run that waits for long is a stream that has begun.
+    if let Ok(begun) = timeout(every, run.begun()).await {
+        begun?;
+    }
+    let mut quiet = interval_at(Instant::now() + every, every);
     quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = Events {
         run: Some(run),
@@ -121,8 +126,15 @@ impl Events {
                     Phase::Unspecified | Phase::Queued | Phase::Setup => StreamPhase::Setup,
                 }
             }
-            Event::Stdout(bytes) => output(StreamEventType::Stdout, stdout.push(&bytes), *phase),
-            Event::Stderr(bytes) => output(StreamEventType::Stderr, stderr.push(&bytes), *phase),
+            Event::Accepted => {}
+            Event::Stdout(bytes) => {
+                *phase = running(*phase);
+                output(StreamEventType::Stdout, stdout.push(&bytes), *phase);
+            }
+            Event::Stderr(bytes) => {
+                *phase = running(*phase);
+                output(StreamEventType::Stderr, stderr.push(&bytes), *phase);
+            }
             Event::Notice(notice) => {
                 // For a person who looks on: no program's output, so no event.
                 for line in notice.lines() {
@@ -133,6 +145,7 @@ impl Events {
                 out.push('\n');
             }
             Event::Ended(ended) => {
+                *phase = running(*phase);
                 output(StreamEventType::Stdout, stdout.finish(), *phase);
                 output(StreamEventType::Stderr, stderr.finish(), *phase);
                 let last = match ended.result() {
@@ -153,6 +166,15 @@ impl Events {
                 push(out, &failed(refusal, *phase));
             }
         }
+    }
+}
+
+/// The phase of something that only a program or an installer does: the daemon
+/// tells of the program only where an installer was before it.
+fn running(told: StreamPhase) -> StreamPhase {
+    match told {
+        StreamPhase::Install => told,
+        StreamPhase::Setup | StreamPhase::Code => StreamPhase::Code,
     }
 }
 

@@ -185,11 +185,11 @@ impl Run {
             return;
         }
         self.accept().await;
-        if code == "install" {
+        if code.starts_with("install") {
             self.phase(Phase::Install).await;
             self.send(Event::Stderr("installing\n".into())).await;
+            self.phase(Phase::Code).await;
         }
-        self.phase(Phase::Code).await;
         for line in code.lines() {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             match word {
@@ -227,6 +227,20 @@ impl Run {
                     self.world.note("flooding");
                     while self.send(Event::Stdout(vec![b'x'; 256 << 10].into())).await {}
                     self.world.note("gone");
+                    return;
+                }
+                "mismatch" => {
+                    let session = self.start.session.clone().expect("a session");
+                    let detail = ErrorDetail {
+                        kind: "session_mismatch".to_owned(),
+                        message: format!("session `{session}` is another"),
+                        causes: vec![format!("of {session}")],
+                        hint: format!("remove {session}"),
+                        ..ErrorDetail::default()
+                    };
+                    let details = detail.encode_to_vec().into();
+                    let status = Status::with_details(Code::Unknown, "", details);
+                    let _gone = self.events.send(Err(status)).await;
                     return;
                 }
                 "fail" => {

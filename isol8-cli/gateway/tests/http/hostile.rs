@@ -141,6 +141,32 @@ fn bodies_share_a_room() {
 }
 
 #[test]
+fn large_answers_share_a_room_too() {
+    let stage = Stage::with(|bounds| {
+        bounds.answers_bytes = 4 << 20;
+        bounds.body = SHORT;
+    });
+    // Each of them may have 1 MiB in each of two streams.
+    let mut held: Vec<Client> = (0..2).map(|_| stage.client()).collect();
+    for client in &mut held {
+        client.post("/execute", &program("wait", ""));
+    }
+    wait_for("the runs", || stage.world.count("waiting") == 2);
+    assert_eq!(
+        stage.execute("").error(429),
+        "too many large requests at once"
+    );
+    // A stream needs none of it.
+    let body = program("", "");
+    assert_eq!(stage.ask("POST", "/execute/stream", &body).status, 200);
+    stage.world.release.cancel();
+    for client in &mut held {
+        client.answer().ok();
+    }
+    wait_for("room", || stage.execute("").status == 200);
+}
+
+#[test]
 fn who_does_not_read_loses_the_run_and_hurts_nobody() {
     let stage = Stage::with(|bounds| bounds.write_idle = Duration::from_millis(500));
     let stuck: Vec<Client> = (0..4).map(|_| waiting(&stage, "flood")).collect();

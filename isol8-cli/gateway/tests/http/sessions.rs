@@ -155,3 +155,16 @@ fn the_cleanup_counts() {
     let answer = stage.ask_as(OTHER_KEY, "POST", "/cleanup", "");
     assert!(answer.error(403).contains("may not clean up"));
 }
+
+#[test]
+fn a_failure_calls_a_session_what_its_owner_calls_it() {
+    let stage = Stage::new();
+    let body = r#"{"request":{"code":"mismatch","runtime":"python"},"sessionId":"work"}"#;
+    let answer = stage.ask("POST", "/execute", body);
+    assert_eq!(answer.error(409), "session `work` is another");
+    assert_eq!(answer.json()["causes"], json!(["of work"]));
+    assert_eq!(answer.json()["hint"], "remove work");
+    let answer = stage.ask("POST", "/execute/stream", body);
+    let owner = stage.world.sessions()[0].replace(".work", "");
+    assert!(!answer.text().contains(&owner), "{answer:?}");
+}
