@@ -11,8 +11,9 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2},
-    sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat},
+    fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2},
+    sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, lstat, mkdirat},
+    unistd::geteuid,
 };
 
 /// What is said of a root that [`Root::named`] refuses.
@@ -29,6 +30,10 @@ impl fmt::Display for Root {
 }
 
 impl Root {
+    const SANDBOX: Self = Self("/sandbox");
+    const TMP: Self = Self("/tmp");
+    const ALL: [Self; 2] = [Self::SANDBOX, Self::TMP];
+
     /// The one that a message names.
     ///
     /// # Errors
@@ -36,15 +41,40 @@ impl Root {
     pub(crate) fn named(number: i32) -> Result<Self, Errno> {
         use isol8_proto::init::Root::{Sandbox, Tmp};
         match isol8_proto::init::Root::try_from(number) {
-            Ok(Sandbox) => Ok(Self("/sandbox")),
-            Ok(Tmp) => Ok(Self("/tmp")),
+            Ok(Sandbox) => Ok(Self::SANDBOX),
+            Ok(Tmp) => Ok(Self::TMP),
             Err(_) => Err(Errno::EINVAL),
         }
     }
 
-    /// Opens it.
+    /// Opens it: with `O_RDONLY` to read it, with `O_PATH` to change what is in
+    /// it, also after a program took the right to that from its owner, who we are.
     pub(crate) fn open(self, access: OFlag) -> Result<OwnedFd, Errno> {
+        self.give_back(if access.contains(OFlag::O_PATH) {
+            0o700
+        } else {
+            0o500
+        });
         open(self.0, access | folder_flags(), Mode::empty())
+    }
+
+    /// Makes sure that programs can start in the roots.
+    pub(crate) fn give_all_back() {
+        Self::ALL.iter().for_each(|root| root.give_back(0o500));
+    }
+
+    /// Gives the owner all rights back if one of those that are needed is missing.
+    /// By its path, for it is where something is mounted: nobody inside can put
+    /// anything else there.
+    fn give_back(self, needed: u32) {
+        let Ok(stat) = lstat(self.0) else { return };
+        let is_ours = stat.st_uid == geteuid().as_raw() && kind(&stat) == SFlag::S_IFDIR;
+        if is_ours && stat.st_mode & needed != needed {
+            let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777) | Mode::S_IRWXU;
+            let follow = FchmodatFlags::FollowSymlink;
+            // Where it fails, whatever needs the rights says so.
+            let _the_opening_says = fchmodat(AT_FDCWD, self.0, mode, follow);
+        }
     }
 
     /// Opens the folder at the end of `folders`. Those that are missing are made.

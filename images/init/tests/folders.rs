@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use isol8_proto::init::{
-    Failed, FailureKind, File, Folder, KillAll, Remove, Root, Signal, from_init, to_init,
+    Failed, FailureKind, Fetch, File, Folder, KillAll, Remove, Root, Signal, from_init, to_init,
 };
 
-use crate::rig::{Rig, bash};
+use crate::{
+    fetch,
+    rig::{Rig, bash},
+};
 
 fn make(rig: &mut Rig, path: &str, mode: u32) -> Result<(), Failed> {
     rig.order(to_init::Message::Folder(Folder {
@@ -112,6 +115,34 @@ fn closed_folders_are_opened_first() {
     );
     remove(&mut rig, "t", true).expect("removed");
     assert_eq!(rig.bash("ls -A").stdout, "");
+}
+
+#[test]
+fn a_root_that_a_program_closed_is_opened_again() {
+    let mut rig = Rig::start();
+    for (root, folder) in [(Root::Sandbox, "/sandbox"), (Root::Tmp, "/tmp")] {
+        let close = format!("cd /; chmod 0 {folder}");
+        rig.bash(&close);
+        rig.put_below(root, "d/f", b"x").expect("written");
+        rig.bash(&close);
+        let listing = Fetch {
+            root: root.into(),
+            ..fetch::order("d/f")
+        };
+        let (_, end) = fetch::fetch(&mut rig, listing);
+        assert_eq!(end.expect("all of it").entries, 1);
+        rig.bash(&close);
+        let order = Remove {
+            root: root.into(),
+            path: "d".into(),
+            recursive: true,
+        };
+        rig.order(to_init::Message::Remove(order)).expect("removed");
+    }
+    // A program starts in it. Rights that are not needed for that stay away.
+    rig.bash("chmod 500 .");
+    assert_eq!(rig.bash("stat -c %a .; chmod 0 .").stdout, "500\n");
+    assert_eq!(rig.bash("stat -c %a .").stdout, "700\n");
 }
 
 #[test]
@@ -229,7 +260,7 @@ fn a_full_tmpfs_can_be_emptied() {
     rig.bash("mkdir t; head -c 100000 /dev/zero > t/f; head -c 2000000 /dev/zero > fill");
     let failed = rig.put("new/file", b"x").expect_err("no room");
     assert_eq!(failed.kind(), FailureKind::NoSpace);
-    let (_, end) = crate::fetch::fetch(&mut rig, crate::fetch::order("t"));
+    let (_, end) = fetch::fetch(&mut rig, fetch::order("t"));
     assert_eq!(end.expect("all of it").bytes, 100_000);
     let names = crate::names::names(&mut rig, "", 1);
     assert!(

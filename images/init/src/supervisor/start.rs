@@ -6,6 +6,7 @@ use super::{MAX_TOKEN_BYTES, Supervisor, busy};
 use crate::{
     command,
     parked::{Parked, Progress},
+    place::Root,
     program::{Pipes, Program, STDIN_BYTES},
     sys::{self, Pid},
     wire::LinkError,
@@ -103,6 +104,7 @@ impl Supervisor {
         let Some(command) = &exec.command else {
             return self.fail(command::nothing_to_start());
         };
+        Root::give_all_back();
         let released = if exec.use_parked {
             self.release_parked(command)
         } else {
