@@ -7,6 +7,7 @@
 //! daemon never gets a part for the whole.
 
 mod link;
+mod listing;
 mod walk;
 
 use std::fs::File;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use libc::{c_int, c_uint, pid_t};
+use nix::errno::Errno;
 
 /// The highest signal number of Linux.
 const LAST_SIGNAL: c_int = 64;
@@ -268,6 +269,16 @@ pub(crate) fn bytes_readable(fd: impl AsFd) -> usize {
     } else {
         usize::try_from(count).unwrap_or(0)
     }
+}
+
+/// Reads the next entries of a folder, each a `struct linux_dirent64`, as many as
+/// fit. 0: that was all. The next call goes on behind them, and so does the offset
+/// of the descriptor.
+pub(crate) fn read_folder(folder: impl AsFd, into: &mut [u8]) -> Result<usize, Errno> {
+    let fd = folder.as_fd().as_raw_fd();
+    // SAFETY: the buffer is writable for the length that is given.
+    let count = unsafe { libc::syscall(libc::SYS_getdents64, fd, into.as_mut_ptr(), into.len()) };
+    usize::try_from(count).map_err(|_| Errno::last())
 }
 
 /// Asks for a pipe that holds `bytes`. The kernel may refuse; then it stays as

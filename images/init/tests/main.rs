@@ -11,6 +11,7 @@ mod flow;
 mod folders;
 mod lasting;
 mod links;
+mod many;
 mod names;
 mod parked;
 mod runs;

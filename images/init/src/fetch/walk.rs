@@ -1,11 +1,12 @@
-//! Goes through a folder, parents first and sorted by name.
+//! Goes through a folder, parents first and sorted by name, unless there are so
+//! many that they come in batches.
 //!
 //! Other processes of the sandbox may be at work in it. Every step is therefore
 //! taken on a descriptor and follows no link, and the way back up is checked to
 //! lead where it came from. Only the folder at hand is open, whatever the depth.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::OsStr,
     fs::File,
     os::{
         fd::OwnedFd,
@@ -16,16 +17,18 @@ use std::{
 
 use isol8_proto::init::{Failed, FailureKind};
 use nix::{
-    dir::{Dir, Type},
     errno::Errno,
     fcntl::{AtFlags, OFlag, readlinkat},
     sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
 };
 
-use super::link;
+use super::{
+    link,
+    listing::{Held, Level, Name, Trouble},
+};
 use crate::{
-    command::{because, errno, failed},
-    place::{Id, Root, beneath, folder_flags, kind, parts, up},
+    command::{because, failed},
+    place::{Root, beneath, folder_flags, kind, parts, up},
 };
 
 /// The longest path that is passed on, four times what a program can name in one
@@ -85,23 +88,8 @@ pub(super) struct Walk {
     entered: bool,
     /// The folders from the first to the one at hand.
     levels: Vec<Level>,
+    held: Held,
     path: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Level {
-    id: Id,
-    /// What is left of it, the next one last.
-    names: Vec<Name>,
-    /// The length of its own path.
-    path: usize,
-}
-
-/// A name as its folder has it.
-#[derive(Debug)]
-struct Name {
-    name: CString,
-    stands_for: Option<Type>,
 }
 
 impl Walk {
@@ -114,6 +102,7 @@ impl Walk {
             above: None,
             entered: false,
             levels: Vec::new(),
+            held: Held::default(),
             path: Vec::new(),
         };
         let wrong = |errno: Errno| {
@@ -175,50 +164,42 @@ impl Walk {
             return Ok(Some(first));
         }
         if std::mem::take(&mut self.entered) {
-            let level = self.list(room)?;
-            self.levels.push(level);
+            self.begin(room)?;
         }
         while let Some(level) = self.levels.last_mut() {
             self.path.truncate(level.path);
-            match level.names.pop() {
-                Some(name) => {
-                    if let Some(item) = self.look(&name)? {
-                        return Ok(Some(item));
-                    }
+            if let Some(name) = level.pop(&mut self.held) {
+                if let Some(item) = self.look(&name)? {
+                    return Ok(Some(item));
                 }
-                None => self.leave()?,
+            } else if level.has_rest() {
+                self.go_on()?;
+            } else {
+                self.leave()?;
             }
         }
         Ok(None)
     }
 
-    /// Reads the names in the folder at hand.
-    fn list(&self, room: u32) -> Result<Level, Failed> {
-        let wrong = |errno| self.wrong(errno);
-        let folder = self.folder.as_ref().ok_or_else(|| wrong(Errno::EBADF))?;
-        let stat = fstat(folder).map_err(wrong)?;
-        let copy = folder.try_clone().map_err(|error| wrong(errno(&error)))?;
-        let mut names = Vec::new();
-        for entry in Dir::from_fd(copy).map_err(wrong)?.iter() {
-            let entry = entry.map_err(wrong)?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            if names.len() >= room as usize {
-                return Err(too_many());
-            }
-            names.push(Name {
-                name: name.to_owned(),
-                stands_for: entry.file_type(),
-            });
-        }
-        names.sort_unstable_by(|one, other| other.name.cmp(&one.name));
-        Ok(Level {
-            id: Id::of(&stat),
-            names,
-            path: self.path.len(),
-        })
+    /// Reads the first names in the folder at hand.
+    fn begin(&mut self, room: u32) -> Result<(), Failed> {
+        let level = match &self.folder {
+            Some(folder) => Level::begin(folder, self.path.len(), room, &mut self.held),
+            None => Err(Errno::EBADF.into()),
+        };
+        let level = level.map_err(|trouble| self.trouble(&trouble))?;
+        self.levels.push(level);
+        Ok(())
+    }
+
+    /// Reads more names in the folder at hand.
+    fn go_on(&mut self) -> Result<(), Failed> {
+        let exact = !self.scope.names_only;
+        let read = match (&self.folder, self.levels.last_mut()) {
+            (Some(folder), Some(level)) => level.go_on(folder, exact, &mut self.held),
+            _ => Err(Errno::EBADF.into()),
+        };
+        read.map_err(|trouble| self.trouble(&trouble))
     }
 
     /// Looks at a name in the folder at hand, and enters it if it is a folder.
@@ -295,16 +276,26 @@ impl Walk {
     /// Goes back to the folder above, if that was asked for too.
     fn leave(&mut self) -> Result<(), Failed> {
         self.levels.pop();
-        let Some(above) = self.levels.last() else {
+        let Some(above) = self.levels.last_mut() else {
             return Ok(());
         };
         let back = match (self.above.take(), &self.folder) {
             (Some(above), _) => Ok(above),
-            (None, Some(folder)) => up(folder, above.id),
+            (None, Some(folder)) => {
+                above.reopened();
+                up(folder, above.id)
+            }
             (None, None) => Err(Errno::EBADF),
         };
         self.folder = Some(back.map_err(|errno| self.wrong(errno))?);
         Ok(())
+    }
+
+    fn trouble(&self, trouble: &Trouble) -> Failed {
+        match trouble {
+            Trouble::TooMany => too_many(),
+            Trouble::Errno(errno) => self.wrong(*errno),
+        }
     }
 
     fn wrong(&self, errno: Errno) -> Failed {
@@ -352,11 +343,11 @@ fn name_of(stat: &FileStat) -> Found {
 
 /// What stands in a folder that may be listed and not entered: its names, and as
 /// a rule what they stand for. No mode, no size, and not where a link leads.
-fn unseen(stands_for: Option<Type>) -> Found {
+fn unseen(stands_for: u8) -> Found {
     match stands_for {
-        Some(Type::Directory) => Found::Folder,
-        Some(Type::File) => Found::Name { size: 0 },
-        Some(Type::Symlink) => Found::Link(Vec::new()),
+        libc::DT_DIR => Found::Folder,
+        libc::DT_REG => Found::Name { size: 0 },
+        libc::DT_LNK => Found::Link(Vec::new()),
         _ => Found::Other,
     }
 }
