@@ -41,6 +41,9 @@ pub struct Counters {
     pub cpu: Duration,
     /// Highest memory, tmpfs included.
     pub peak_memory_bytes: u64,
+    /// Memory that is held now, tmpfs included, without the pages of files that
+    /// the kernel can drop.
+    pub memory_bytes: u64,
     /// Memory that files in tmpfs hold now.
     pub shmem_bytes: u64,
     /// Processes that the memory limit has killed.

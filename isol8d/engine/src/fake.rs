@@ -351,6 +351,11 @@ impl FakeEngine {
         }
     }
 
+    /// Lets a sandbox have so much memory in use.
+    pub fn hold(&self, id: &SandboxId, bytes: u64) {
+        self.count(id, |counters| counters.memory_bytes = bytes);
+    }
+
     /// Changes what a sandbox has used.
     fn count(&self, id: &SandboxId, change: impl FnOnce(&mut Counters)) {
         if let Some(live) = self.state().live.get_mut(id) {

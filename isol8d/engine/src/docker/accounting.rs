@@ -80,9 +80,13 @@ impl Accounting {
                 let peak = fs::read_to_string(memory.join("memory.max_usage_in_bytes"))?;
                 let stat = fs::read_to_string(memory.join("memory.stat"))?;
                 let oom = fs::read_to_string(memory.join("memory.oom_control"))?;
+                let usage = fs::read_to_string(memory.join("memory.usage_in_bytes"))?;
+                let droppable = keyed(&stat, "total_inactive_file")
+                    .saturating_add(keyed(&stat, "total_active_file"));
                 Ok(Counters {
                     cpu: Duration::from_nanos(nanos),
                     peak_memory_bytes: number(&peak),
+                    memory_bytes: number(&usage).saturating_sub(droppable),
                     shmem_bytes: keyed(&stat, "total_shmem"),
                     oom_kills: keyed(&oom, "oom_kill"),
                 })
@@ -91,12 +95,15 @@ impl Accounting {
                 let cpu = fs::read_to_string(folder.join("cpu.stat"))?;
                 let stat = fs::read_to_string(folder.join("memory.stat"))?;
                 let events = fs::read_to_string(folder.join("memory.events"))?;
+                let current = fs::read_to_string(folder.join("memory.current"))?;
                 // Linux before 5.19 keeps no peak.
-                let peak = fs::read_to_string(folder.join("memory.peak"))
-                    .or_else(|_| fs::read_to_string(folder.join("memory.current")))?;
+                let peak = fs::read_to_string(folder.join("memory.peak"));
+                let droppable =
+                    keyed(&stat, "inactive_file").saturating_add(keyed(&stat, "active_file"));
                 Ok(Counters {
                     cpu: Duration::from_micros(keyed(&cpu, "usage_usec")),
-                    peak_memory_bytes: number(&peak),
+                    peak_memory_bytes: number(peak.as_ref().unwrap_or(&current)),
+                    memory_bytes: number(&current).saturating_sub(droppable),
                     shmem_bytes: keyed(&stat, "shmem"),
                     oom_kills: keyed(&events, "oom_kill"),
                 })
@@ -254,7 +261,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
-        write("memory.stat", "anon 1\nshmem 4096\nshmem_thp 0\n");
+        let stat = "anon 1\nshmem 4096\nshmem_thp 0\ninactive_file 70\nactive_file 700\n";
+        write("memory.stat", stat);
         write(
             "memory.events",
             "low 0\noom 3\noom_kill 2\noom_group_kill 0\n",
@@ -264,6 +272,7 @@ mod tests {
         let expected = Counters {
             cpu: Duration::from_micros(1500),
             peak_memory_bytes: 777,
+            memory_bytes: 7,
             shmem_bytes: 4096,
             oom_kills: 2,
         };
@@ -280,7 +289,11 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("cpuacct.usage", "2000000\n");
         write("memory.max_usage_in_bytes", "12345\n");
-        write("memory.stat", "shmem 1\ntotal_shmem 8192\n");
+        write("memory.usage_in_bytes", "9000\n");
+        // Those without `total_` are without the groups below it.
+        let stat = "inactive_file 1\nshmem 1\ntotal_shmem 8192\n\
+            total_inactive_file 300\ntotal_active_file 200\n";
+        write("memory.stat", stat);
         write(
             "memory.oom_control",
             "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
@@ -289,6 +302,7 @@ mod tests {
         let expected = Counters {
             cpu: Duration::from_millis(2),
             peak_memory_bytes: 12345,
+            memory_bytes: 8500,
             shmem_bytes: 8192,
             oom_kills: 1,
         };

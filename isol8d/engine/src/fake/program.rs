@@ -95,6 +95,7 @@ impl Init {
                     .engine
                     .count(&self.id, |c| c.peak_memory_bytes = *bytes),
                 Op::Shmem(bytes) => self.engine.count(&self.id, |c| c.shmem_bytes = *bytes),
+                Op::Held(bytes) => self.engine.hold(&self.id, *bytes),
                 Op::Oom => {
                     self.engine.count(&self.id, |c| c.oom_kills += 1);
                     return Ok(How::Signal(SIGKILL));

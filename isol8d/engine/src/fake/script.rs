@@ -13,6 +13,7 @@
 //! | `signal-wait` | waits for a signal, writes `got N`, goes on |
 //! | `exit N`, `kill N` | ends with this code, by this signal |
 //! | `cpu US`, `memory N`, `shmem N` | uses so much |
+//! | `held N` | leaves so much memory in use |
 //! | `oom` | the memory limit kills it |
 //! | `oom-init` | the memory limit kills it and init |
 //! | `die` | the connection is lost |
@@ -63,6 +64,8 @@ pub enum Op {
     Memory(u64),
     /// Hold so much memory in files.
     Shmem(u64),
+    /// Leave so much memory in use.
+    Held(u64),
     /// Be killed by the memory limit.
     Oom,
     /// Be killed by the memory limit with init.
@@ -115,6 +118,7 @@ pub fn parse(line: &str) -> Option<Op> {
         "cpu" => Op::Cpu(rest.parse().ok()?),
         "memory" => Op::Memory(rest.parse().ok()?),
         "shmem" => Op::Shmem(rest.parse().ok()?),
+        "held" => Op::Held(rest.parse().ok()?),
         "oom" => Op::Oom,
         "oom-init" => Op::OomInit,
         "die" => Op::Die,

@@ -61,7 +61,8 @@ pub(super) fn read_field(path: &Path, name: &str) -> io::Result<u64> {
     Ok(field(&read(path)?, name))
 }
 
-fn field(text: &str, name: &str) -> u64 {
+/// One number from the text of such a file.
+pub(super) fn field(text: &str, name: &str) -> u64 {
     text.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(key, _)| *key == name)

@@ -93,12 +93,17 @@ fn v2_counters_are_read_from_their_files() {
     fake.put(&[
         ("cpu.stat", "usage_usec 1500\nuser_usec 1000\n"),
         ("memory.peak", "4096\n"),
-        ("memory.stat", "anon 1\nshmem 8192\nshmem_thp 5\n"),
+        ("memory.current", "3000\n"),
+        (
+            "memory.stat",
+            "anon 1\nshmem 8192\nshmem_thp 5\ninactive_file 700\nactive_file 300\n",
+        ),
         ("memory.events", "low 0\noom 2\noom_kill 1\n"),
     ]);
     let expected = Counters {
         cpu: Duration::from_micros(1500),
         peak_memory_bytes: 4096,
+        memory_bytes: 2000,
         shmem_bytes: 8192,
         oom_kills: 1,
     };

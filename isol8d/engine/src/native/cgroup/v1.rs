@@ -93,10 +93,15 @@ impl Tree {
     pub(super) fn counters(&self, path: &Path) -> io::Result<Counters> {
         let memory = self.mounts.memory.join(path);
         let cpu = self.mounts.cpuacct.join(path).join("cpuacct.usage");
+        let stat = files::read(&memory.join("memory.stat"))?;
+        let usage = files::read_number(&memory.join("memory.usage_in_bytes"))?;
+        let droppable = files::field(&stat, "total_inactive_file")
+            .saturating_add(files::field(&stat, "total_active_file"));
         Ok(Counters {
             cpu: Duration::from_nanos(files::read_number(&cpu)?),
             peak_memory_bytes: files::read_number(&memory.join("memory.max_usage_in_bytes"))?,
-            shmem_bytes: files::read_field(&memory.join("memory.stat"), "shmem")?,
+            memory_bytes: usage.saturating_sub(droppable),
+            shmem_bytes: files::field(&stat, "shmem"),
             oom_kills: files::read_field(&memory.join("memory.oom_control"), "oom_kill")?,
         })
     }

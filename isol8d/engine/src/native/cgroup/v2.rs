@@ -116,17 +116,20 @@ impl Tree {
     pub(super) fn counters(&self, path: &Path) -> io::Result<Counters> {
         let folder = self.base.join(path);
         let cpu = files::read_field(&folder.join("cpu.stat"), "usage_usec")?;
+        let current = files::read_number(&folder.join("memory.current"))?;
         // Kernels before 5.19 keep no peak: the present is the best there is.
         let peak = match files::read_number(&folder.join("memory.peak")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                files::read_number(&folder.join("memory.current"))?
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => current,
             peak => peak?,
         };
+        let stat = files::read(&folder.join("memory.stat"))?;
+        let droppable =
+            files::field(&stat, "inactive_file").saturating_add(files::field(&stat, "active_file"));
         Ok(Counters {
             cpu: Duration::from_micros(cpu),
             peak_memory_bytes: peak,
-            shmem_bytes: files::read_field(&folder.join("memory.stat"), "shmem")?,
+            memory_bytes: current.saturating_sub(droppable),
+            shmem_bytes: files::field(&stat, "shmem"),
             oom_kills: files::read_field(&folder.join("memory.events"), "oom_kill")?,
         })
     }
