@@ -7,7 +7,7 @@
 //! ([`Trouble`]).
 //!
 //! Reading order: [`place`], [`entries`], [`put`], [`get`] with its [`outlet`],
-//! [`delete`], [`size`], and how init's refusals are told ([`refusal`]).
+//! [`delete`], [`size`], the [`memory`] that all of it takes, and how init's refusals are told ([`refusal`]).
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use isol8_engine::link::LinkError;
 mod delete;
 pub(crate) mod entries;
 mod get;
+pub(crate) mod memory;
 mod outlet;
 mod place;
 mod put;
@@ -28,6 +29,7 @@ pub(crate) mod tests;
 
 pub(crate) use delete::delete;
 pub(crate) use get::{Ask, get};
+pub(crate) use memory::Memory;
 pub(crate) use outlet::{Events, outlet};
 pub(crate) use place::Place;
 pub(crate) use put::put;

@@ -14,6 +14,7 @@ use super::{
     MAX_BYTES, MAX_ENTRIES, PATIENCE, Trouble, WINDOW_BYTES, breach,
     entries::{Entries, Piece, ReadError},
     lost,
+    memory::Memory,
     outlet::{Outlet, Room},
     place::Place,
     refusal, silent, stopped,
@@ -30,7 +31,8 @@ pub(crate) struct Ask {
     names_only: bool,
     /// 0: all levels.
     depth: u32,
-    max_bytes: u64,
+    /// `None`: all that can be there.
+    max_bytes: Option<u64>,
     max_entries: u32,
 }
 
@@ -46,16 +48,25 @@ impl Ask {
             place: Place::parse(&asked.path)?,
             names_only: asked.names_only,
             depth: asked.depth,
-            max_bytes: most("max_bytes", asked.max_bytes, MAX_BYTES)?,
+            max_bytes: match asked.max_bytes {
+                0 => None,
+                asked => Some(most("max_bytes", asked, MAX_BYTES)?),
+            },
             max_entries: most("max_entries", asked.max_entries, MAX_ENTRIES)?,
         })
     }
 
-    fn order(&self) -> Fetch {
+    /// A sparse file pretends to any size: nobody reads holes for ever.
+    fn max_bytes(&self, memory: &Memory) -> u64 {
+        let most = MAX_BYTES.min(memory.files_bytes());
+        self.max_bytes.unwrap_or(most)
+    }
+
+    fn order(&self, memory: &Memory) -> Fetch {
         Fetch {
             path: self.place.path(),
             root: self.place.root(),
-            max_bytes: self.max_bytes,
+            max_bytes: self.max_bytes(memory),
             max_entries: self.max_entries,
             credit: WINDOW_BYTES,
             names_only: self.names_only,
@@ -64,13 +75,13 @@ impl Ask {
         }
     }
 
-    fn limits(&self) -> String {
-        let Self {
-            max_bytes,
-            max_entries,
-            ..
-        } = self;
-        format!("the most is {max_entries} files and folders, {max_bytes} bytes")
+    fn limits(&self, memory: &Memory) -> String {
+        let (max_bytes, max_entries) = (self.max_bytes(memory), self.max_entries);
+        let most = format!("the most is {max_entries} files and folders, {max_bytes} bytes");
+        match self.max_bytes {
+            Some(_) => most,
+            None => most + ", what the session has room for: files are sparse, or too many",
+        }
     }
 }
 
@@ -100,11 +111,12 @@ fn most<T: PartialOrd + Default + std::fmt::Display>(
 /// that goes end it early, with the same consequence.
 pub(crate) async fn get(
     link: &mut Link,
+    memory: &Memory,
     ask: &Ask,
     outlet: &Outlet,
     stop: &CancellationToken,
 ) -> Result<(), Trouble> {
-    let order = ask.order();
+    let order = ask.order(memory);
     let mut entries = Entries::of(&order);
     link.writer.push(to_init::Message::Fetch(order));
     let mut unsent = true;
@@ -127,7 +139,7 @@ pub(crate) async fn get(
                 room = Some(free.ok_or_else(|| Trouble::InDoubt(stopped()))?);
             }
             piece = entries.next(&mut link.reader), if room.is_some() => {
-                let piece = piece.map_err(|error| trouble(error, ask, &entries))?;
+                let piece = piece.map_err(|error| trouble(error, memory, ask, &entries))?;
                 let Some(room) = room.take() else { continue };
                 if pass_on(piece, &ask.place, room)? {
                     return Ok(());
@@ -197,13 +209,13 @@ fn entry_to_wire(entry: Entry, base: &Place) -> Result<v1::FileEntry, Trouble> {
     })
 }
 
-fn trouble(error: ReadError, ask: &Ask, entries: &Entries) -> Trouble {
+fn trouble(error: ReadError, memory: &Memory, ask: &Ask, entries: &Entries) -> Trouble {
     match error {
         ReadError::Lost(error) => lost(&error),
         ReadError::Breach(how) => breach(how),
         ReadError::Refused(failed) => {
             let begun = entries.sent().entries > 0;
-            let limits = ask.limits();
+            let limits = ask.limits(memory);
             Trouble::Refused(refusal::of_get(&failed, &ask.place, begun, &limits))
         }
     }
@@ -212,6 +224,7 @@ fn trouble(error: ReadError, ask: &Ask, entries: &Entries) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::memory::tests::unknown;
 
     fn asked(change: impl FnOnce(&mut v1::GetRequest)) -> Result<Ask, Failure> {
         let mut asked = v1::GetRequest::default();
@@ -222,13 +235,21 @@ mod tests {
     #[test]
     fn nothing_said_is_the_most_there_is() {
         let ask = asked(|_| {}).expect("it is right");
-        assert_eq!((ask.max_bytes, ask.max_entries), (MAX_BYTES, MAX_ENTRIES));
+        let memory = unknown();
+        let order = ask.order(&memory);
+        assert_eq!(order.max_bytes, memory.files_bytes());
+        assert_eq!(order.max_entries, MAX_ENTRIES);
+        let told = ask.limits(&memory);
+        assert!(told.contains("sparse"), "{told}");
         let ask = asked(|ask| {
             ask.max_bytes = 7;
             ask.max_entries = 8;
         });
         let ask = ask.expect("it is right");
-        assert_eq!((ask.max_bytes, ask.max_entries), (7, 8));
+        let order = ask.order(&memory);
+        assert_eq!((order.max_bytes, order.max_entries), (7, 8));
+        let told = ask.limits(&memory);
+        assert!(!told.contains("sparse"), "{told}");
     }
 
     #[test]

@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    MAX_PIECE_BYTES, PATIENCE, Trouble, WINDOW_BYTES, breach, lost, place::Place, refusal, silent,
-    stopped,
+    MAX_PIECE_BYTES, PATIENCE, Trouble, WINDOW_BYTES, breach, lost,
+    memory::{Ahead, Full, Memory},
+    place::Place,
+    refusal, silent, stopped,
 };
 use upload::{Begun, Step, Upload};
 
@@ -45,8 +47,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Writes what the client sends below `base`, until the client's stream ends.
 ///
 /// # Errors
-/// `InvalidRequest` for what the client may not send; what init could not do,
-/// with its path; `SessionLost`, `EngineTimeout`, `Internal` where init is at
+/// `InvalidRequest` for what the client may not send; `NoSpace` for what does not
+/// fit into `memory`; what init could not do, with its path; `SessionLost`, `EngineTimeout`, `Internal` where init is at
 /// fault; `ShuttingDown` when `stop` fires.
 ///
 /// # Cancellation
@@ -54,6 +56,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// file is gone. `stop` is the way to end it early.
 pub(crate) async fn put<S>(
     link: &mut Link,
+    memory: &Memory,
     base: Place,
     client: &mut S,
     stop: &CancellationToken,
@@ -64,6 +67,7 @@ where
     let mut writing = Writing {
         link,
         upload: Upload::new(base),
+        ahead: Ahead::new(memory),
         unsent: 0,
         unanswered: VecDeque::new(),
     };
@@ -93,6 +97,7 @@ struct Unanswered {
 struct Writing<'a> {
     link: &'a mut Link,
     upload: Upload,
+    ahead: Ahead<'a>,
     /// Bytes that were pushed since the writer was last empty.
     unsent: u64,
     unanswered: VecDeque<Unanswered>,
@@ -119,7 +124,7 @@ impl Writing<'_> {
                 said = self.link.reader.recv() => self.answer(said)?,
                 said = client.next(), if can_hear => {
                     ended = said.is_none();
-                    self.hear(said)?;
+                    self.hear(said).await?;
                 }
                 () = sleep_until(until), if self.unsent > 0 || is_due => {
                     return Err(End::InDoubt(silent(PATIENCE)));
@@ -130,14 +135,26 @@ impl Writing<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, said: Option<Result<v1::PutRequest, Status>>) -> Result<(), End> {
+    async fn hear(&mut self, said: Option<Result<v1::PutRequest, Status>>) -> Result<(), End> {
         let steps = match said {
             Some(Ok(request)) => self.upload.take(request.message),
             Some(Err(status)) => Err(cut_off(&status)),
             None => self.upload.end().map(|step| step.into_iter().collect()),
         };
         for step in steps.map_err(End::Early)? {
+            let fits = match &step.frame {
+                to_init::Message::File(file) => self.ahead.data(file.data.len()).await,
+                _ => self.ahead.entry(0).await,
+            };
+            let begins = step.begins.as_ref();
+            let place = begins.or(self.unanswered.back().map(|last| &last.entry));
+            fits.map_err(|full| no_room(&full, place.map(|entry| &entry.place)))?;
             self.push(step);
+        }
+        // One that has just begun: nothing of it has gone yet.
+        if let Some((place, bytes)) = self.upload.begun() {
+            let fits = self.ahead.entry(bytes).await;
+            fits.map_err(|full| no_room(&full, Some(place)))?;
         }
         Ok(())
     }
@@ -233,6 +250,11 @@ impl Writing<'_> {
             }
         }
     }
+}
+
+fn no_room(full: &Full, place: Option<&Place>) -> End {
+    let what = place.map_or_else(|| "the files".to_owned(), |place| format!("`{place}`"));
+    End::Early(full.of(&what))
 }
 
 /// The client did not say that this is all: its last file is not taken for whole.

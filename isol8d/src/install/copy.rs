@@ -29,6 +29,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use crate::files::memory::{Ahead, Memory};
 use reader::{Batch, ReadError};
 
 /// Bytes of frames that init has not taken, from which on no further batch is:
@@ -55,7 +56,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A part of it is then there, each file whole or not at all.
-/// - `NoSpace` when the sandbox is full, `InstallFailed` where something else is
+/// - `NoSpace` when the sandbox or `memory` is full, `InstallFailed` where something else is
 ///   in the way or the tree cannot be read: init expects the next command.
 /// - All others, such as `SessionLost` and `EngineTimeout`: nobody knows what
 ///   comes next on the link, and it is to be closed.
@@ -63,12 +64,18 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// # Cancellation
 /// Not cancel safe: the link is to be closed. The tree may be read for a moment
 /// more.
-pub(crate) async fn copy(link: &mut Link, tree: &Path, folder: &str) -> Result<(), Failure> {
+pub(crate) async fn copy(
+    link: &mut Link,
+    memory: &Memory,
+    tree: &Path,
+    folder: &str,
+) -> Result<(), Failure> {
     let (batches, queue) = mpsc::channel(QUEUE);
     let (tree, name) = (tree.to_owned(), folder.as_bytes().to_vec());
     let reader = spawn_blocking(move || reader::read(&tree, name, batches));
     let mut copying = Copying {
         link,
+        ahead: Ahead::new(memory),
         unsent: 0,
         unanswered: VecDeque::new(),
     };
@@ -109,6 +116,7 @@ struct Unanswered {
 #[derive(Debug)]
 struct Copying<'a> {
     link: &'a mut Link,
+    ahead: Ahead<'a>,
     /// Bytes that were pushed since the writer was last empty.
     unsent: usize,
     unanswered: VecDeque<Unanswered>,
@@ -135,13 +143,34 @@ impl Copying<'_> {
                 }
                 said = self.link.reader.recv() => self.answer(said)?,
                 batch = queue.recv(), if can_take => match batch {
-                    Some(batch) => batch.into_iter().for_each(|frame| self.push(frame)),
+                    Some(batch) => self.take(batch).await?,
                     None => ended = true,
                 },
                 () = sleep_until(until), if self.unsent > 0 || is_due => return Err(silent()),
             }
             until = Instant::now() + PATIENCE;
         }
+    }
+
+    async fn take(&mut self, batch: Batch) -> Result<(), End> {
+        for frame in batch {
+            let fits = match &frame {
+                to_init::Message::File(piece) if piece.append => {
+                    self.ahead.data(piece.data.len()).await
+                }
+                to_init::Message::File(piece) => {
+                    let begins = self.ahead.entry(piece.data.len() as u64).await;
+                    match begins {
+                        Ok(()) => self.ahead.data(piece.data.len()).await,
+                        full => full,
+                    }
+                }
+                _ => self.ahead.entry(0).await,
+            };
+            fits.map_err(|full| End::Refused(full.of("the packages")))?;
+            self.push(frame);
+        }
+        Ok(())
     }
 
     /// An answer must come.

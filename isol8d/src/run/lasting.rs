@@ -25,6 +25,7 @@ use super::{
 use crate::{
     convert,
     daemon::Daemon,
+    files::Memory,
     install::copy,
     outbox::Outbox,
     session::{self, Kept, Turn, record::Record},
@@ -200,10 +201,12 @@ pub(super) async fn seat(
         }
         (None, None) => unreachable!("without a turn it was made"),
     };
+    let engine = Arc::clone(holder.engine());
+    let memory = Memory::new(&engine, &sandbox.id, key, limits_of(request));
     if let (Some(layer), Some(folder)) = (&wanted.layer, request.runtime.install_folder()) {
         let layers = daemon.state_dir.join("layers");
         let tree = layers.join(layer.as_str()).join("tree");
-        let copied = copy::copy(&mut sandbox.link, &tree, folder);
+        let copied = memory.lend(copy::copy(&mut sandbox.link, &memory, &tree, folder));
         job.outbox.event(phase(v1::Phase::Install));
         match timeout_at(*deadline, copied).await {
             Ok(copied) => copied?,
@@ -220,9 +223,10 @@ pub(super) async fn seat(
     {
         turn.note(|record| record.persist = true).await?;
     }
-    let engine = Arc::clone(holder.engine());
     let reading = timeout(COUNTERS, engine.counters(&sandbox.id));
     let baseline: Option<Counters> = reading.await.ok().and_then(Result::ok);
+    let held = baseline.map(|counters| counters.memory_bytes);
+    memory.take_back(held).await;
     Ok(Some(Seat {
         sandbox,
         warm,

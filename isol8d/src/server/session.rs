@@ -20,7 +20,7 @@ use super::principal;
 use crate::{
     convert::{self, invalid},
     daemon::Daemon,
-    files::{self, Ask, Events, Place, Trouble},
+    files::{self, Ask, Events, Memory, Place, Trouble},
     status,
 };
 
@@ -42,7 +42,7 @@ impl Caller {
     /// Does something with the session's files when it is its turn.
     async fn at_files<T>(
         &self,
-        work: impl AsyncFnOnce(&mut Link) -> Result<T, Trouble>,
+        work: impl AsyncFnOnce(&mut Link, &Memory) -> Result<T, Trouble>,
     ) -> Result<T, Failure> {
         let borrowed = self.daemon.sessions.borrow(self.principal, &self.session);
         let mut turn = tokio::select! {
@@ -50,7 +50,9 @@ impl Caller {
             () = self.stop.cancelled() => return Err(stopped()),
             turn = borrowed => turn?,
         };
-        match work(turn.link()).await {
+        let record = turn.record().expect("a session that is there is made");
+        let memory = Memory::of(turn.engine(), record);
+        match memory.lend(work(turn.link(), &memory)).await {
             Ok(done) => {
                 turn.give_back();
                 Ok(done)
@@ -226,7 +228,9 @@ impl SessionService for Sessions {
         let (caller, base) = start.map_err(refused)?;
         self.tracked(caller.stop.clone(), async move {
             let stop = &caller.stop;
-            let work = async |link: &mut Link| files::put(link, base, &mut client, stop).await;
+            let work = async |link: &mut Link, memory: &Memory| {
+                files::put(link, memory, base, &mut client, stop).await
+            };
             let done = caller.at_files(work).await;
             caller.log("put", &done);
             done
@@ -245,7 +249,9 @@ impl SessionService for Sessions {
         let (outlet, events) = files::outlet(caller.stop.clone().drop_guard());
         self.0.runs.spawn(async move {
             let stop = &caller.stop;
-            let work = async |link: &mut Link| files::get(link, &ask, &outlet, stop).await;
+            let work = async |link: &mut Link, memory: &Memory| {
+                files::get(link, memory, &ask, &outlet, stop).await
+            };
             let done = caller.at_files(work).await;
             caller.log("get", &done);
             if let Err(failure) = &done {
@@ -266,7 +272,9 @@ impl SessionService for Sessions {
         let recursive = asked.recursive;
         self.tracked(caller.stop.clone(), async move {
             let stop = &caller.stop;
-            let work = async |link: &mut Link| files::delete(link, &place, recursive, stop).await;
+            let work = async |link: &mut Link, _: &Memory| {
+                files::delete(link, &place, recursive, stop).await
+            };
             let done = caller.at_files(work).await;
             caller.log("delete", &done);
             done.map(|()| v1::DeleteResponse {})

@@ -29,7 +29,7 @@ use super::{
     shutting_down,
     turn::Seat,
 };
-use crate::files;
+use crate::files::{self, Memory};
 
 mod lending;
 
@@ -317,7 +317,8 @@ impl Owner {
         let State::Idle(seat) = &mut self.state else {
             return;
         };
-        match files::size(&mut seat.link).await {
+        let memory = Memory::of(&seat.engine, &seat.record);
+        match memory.lend(files::size(&mut seat.link)).await {
             Ok(bytes) => {
                 let _gone = reply.send(bytes);
             }

@@ -340,6 +340,54 @@ async fn a_full_session_says_so_and_goes_on() {
     end(stage, 1).await;
 }
 
+/// Files are memory, and init lives in the same: it must never be what the kernel
+/// kills for it.
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_memory_is_full_is_emptied_and_goes_on() {
+    let stage = Stage::new();
+    let small = |code: &str| v1::Start {
+        limits: Some(v1::Limits {
+            memory_bytes: 128 << 20,
+            ..v1::Limits::default()
+        }),
+        ..inside(code)
+    };
+    let hold = 126 << 20;
+    let full = small(&format!("write /tmp/x text\nheld {hold}"));
+    let ran = stage.start(full).await.end().await;
+    assert_eq!(ran.verdict(), Verdict::Exited, "{:?}", ran.end);
+    let id = stage.native.live_ids().remove(0);
+    let limit = || {
+        let limits = stage.native.limits_of(&id).expect("it lives");
+        limits.memory.as_bytes() >> 20
+    };
+    let copy = vec![start("a"), file("one", 1), data("x")];
+    let detail = told(put(&stage, copy).await, Code::ResourceExhausted);
+    assert_eq!(detail.kind, "no_space");
+    assert!(detail.message.contains("128m"), "{detail:?}");
+    assert!(detail.hint.contains("isol8 session rm"), "{detail:?}");
+    assert_eq!(limit(), 128, "it is taken back");
+    let changes = stage.native.set_limits_total();
+    let (_, content) = get(&stage, "/tmp/x").await.expect("it can be read");
+    assert_eq!(content, b"text\n");
+    assert_eq!(
+        stage.native.set_limits_total(),
+        changes + 2,
+        "init has room"
+    );
+    // More is held than what a limit can be taken back to.
+    stage.native.hold(&id, 130 << 20);
+    delete(&stage, "/tmp/x", false).await.expect("it is there");
+    assert_eq!(limit(), 144);
+    stage.native.hold(&id, 10 << 20);
+    let ran = stage.start(small("out fine")).await.end().await;
+    assert_eq!(ran.text(), "fine\n");
+    assert_eq!(limit(), 128, "a run has what it was promised");
+    let copy = vec![start("a"), file("one", 1), data("x")];
+    put(&stage, copy).await.expect("it fits");
+    end(stage, 1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_cut_off_leaves_no_half_file() {
     let stage = with_session("out x").await;

@@ -118,6 +118,13 @@ impl Upload {
         self.open.take().map(Open::finish).transpose()
     }
 
+    /// The file of which no data has come, with its size.
+    pub(super) fn begun(&self) -> Option<(&Place, u64)> {
+        let open = self.open.as_ref()?;
+        let is_new = !open.held.append && open.held.data.is_empty();
+        is_new.then_some((&open.place, open.size))
+    }
+
     fn entry(&mut self, entry: &v1::FileEntry) -> Result<Vec<Step>, Failure> {
         let mut steps: Vec<_> = self.end()?.into_iter().collect();
         let place = self.base.join(&entry.path)?;

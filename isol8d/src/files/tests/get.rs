@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::init::{Init, entry, failed, pair};
 use crate::files::{
-    Ask, Events, MAX_BYTES, MAX_ENTRIES, Trouble, WINDOW_BYTES, get, outlet, outlet::MAX_WAITING,
+    Ask, Events, MAX_ENTRIES, Trouble, WINDOW_BYTES, get, memory::tests::unknown, outlet,
+    outlet::MAX_WAITING,
 };
 
 /// A read of /tmp/x, and both of its other ends.
@@ -33,7 +34,7 @@ async fn reading<T>(
     let (outlet, events) = outlet(stop.clone().drop_guard());
     tokio::join!(
         async {
-            let got = get(&mut link, &ask, &outlet, &stop).await;
+            let got = get(&mut link, &unknown(), &ask, &outlet, &stop).await;
             if let Err(Trouble::Refused(failure) | Trouble::InDoubt(failure)) = &got {
                 outlet.fail(failure);
             }
@@ -92,7 +93,7 @@ async fn a_tree_comes_in_its_order() {
             assert_eq!((&order.path[..], order.root), (&b"x"[..], 1));
             assert_eq!(
                 (order.max_bytes, order.max_entries),
-                (MAX_BYTES, MAX_ENTRIES)
+                (unknown().files_bytes(), MAX_ENTRIES)
             );
             assert_eq!(order.credit, WINDOW_BYTES);
             assert!(!order.names_only);

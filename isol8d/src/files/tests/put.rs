@@ -24,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::init::{Disk, Init, PIPE_BYTES, failed, pair, serve};
-use crate::files::{MAX_PIECE_BYTES, Place, Trouble, WINDOW_BYTES, put};
+use crate::files::{
+    MAX_PIECE_BYTES, Place, Trouble, WINDOW_BYTES,
+    memory::tests::{holding, unknown},
+    put,
+};
 
 type Request = Result<v1::PutRequest, Status>;
 
@@ -63,7 +67,7 @@ async fn put_all<S>(link: &mut Link, client: &mut S) -> Result<v1::PutResponse, 
 where
     S: Stream<Item = Request> + Unpin,
 {
-    put(link, base(), client, &CancellationToken::new()).await
+    put(link, &unknown(), base(), client, &CancellationToken::new()).await
 }
 
 /// Everything that a client sends, to an init that obeys: how it ended, whether
@@ -149,6 +153,69 @@ async fn a_tree_is_written_in_its_order() {
     let expected = [("a/big", 600_000), ("a/empty", 0), ("last", 3), ("next", 5)];
     assert_eq!(sizes, expected);
     assert_eq!(disk.folders, ["a", "b"]);
+}
+
+/// Before a byte of it goes: the kernel would kill init for it.
+#[tokio::test(start_paused = true)]
+async fn what_the_memory_does_not_hold_is_not_sent() {
+    // A step of the looks.
+    let step = 4 << 20;
+    for (held_mib, size, expected) in [(100, 21 << 20, None), (100, step, Some(step))] {
+        let (_fake, memory) = holding(held_mib);
+        let (mut link, init) = pair();
+        let mut client = vec![file("small", 1), data(1), file("big", size)];
+        client.extend((0..size / MAX_PIECE_BYTES as u64).map(|_| data(MAX_PIECE_BYTES)));
+        let mut client = stream::iter(client);
+        let (put, disk) = tokio::join!(
+            async {
+                let stop = CancellationToken::new();
+                let put = put(&mut link, &memory, base(), &mut client, &stop).await;
+                in_step(&mut link).await;
+                drop(link);
+                put
+            },
+            serve(init, Disk::default()),
+        );
+        let big = disk.files.get("big").map(|content| content.len() as u64);
+        assert_eq!(big, expected);
+        if expected.is_none() {
+            refused(
+                put,
+                FailureKind::NoSpace,
+                "`/sandbox/big`: the session's memory limit",
+            );
+        } else {
+            put.expect("it fits");
+        }
+        let small = disk.files.get("small").map(Vec::len);
+        assert_eq!(small, Some(1), "what came before it is there");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_goes_meanwhile_ends_a_copy() {
+    let (fake, memory) = holding(20);
+    let (mut link, init) = pair();
+    let pieces = (0..400).map(|number| {
+        if number == 100 {
+            fake.hold(&fake.live_ids()[0], 120 << 20);
+        }
+        data(MAX_PIECE_BYTES)
+    });
+    let entry = file("big", 400 * MAX_PIECE_BYTES as u64);
+    let mut client = stream::iter(std::iter::once(entry).chain(pieces));
+    let (put, disk) = tokio::join!(
+        async {
+            let stop = CancellationToken::new();
+            let put = put(&mut link, &memory, base(), &mut client, &stop).await;
+            in_step(&mut link).await;
+            drop(link);
+            put
+        },
+        serve(init, Disk::default()),
+    );
+    refused(put, FailureKind::NoSpace, "memory limit of 128m");
+    assert!(!disk.files.contains_key("big"), "half a file");
 }
 
 #[tokio::test(start_paused = true)]
@@ -323,7 +390,7 @@ async fn a_stop_in_the_middle_leaves_nothing_behind() {
     };
     let (put, (), disk) = tokio::join!(
         async {
-            let put = put(&mut link, base(), &mut client, &stop).await;
+            let put = put(&mut link, &unknown(), base(), &mut client, &stop).await;
             in_step(&mut link).await;
             drop(link);
             put
@@ -342,7 +409,7 @@ async fn a_stop_does_not_wait_for_an_init_that_says_nothing() {
     stop.cancel();
     let began = Instant::now();
     let mut client = stream::pending();
-    let put = put(&mut link, base(), &mut client, &stop).await;
+    let put = put(&mut link, &unknown(), base(), &mut client, &stop).await;
     in_doubt(put, FailureKind::ShuttingDown);
     assert!(began.elapsed() <= Duration::from_secs(2));
 }

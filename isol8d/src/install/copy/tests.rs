@@ -11,7 +11,13 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
 use super::{MAX_UNANSWERED, copy};
-use crate::files::tests::init::{Init, pair};
+use crate::files::{
+    memory::{
+        Memory,
+        tests::{holding, unknown},
+    },
+    tests::init::{Init, pair},
+};
 use disk::{Disk, done, failed, serve};
 
 /// Enough for some pieces, and none of them full at the end.
@@ -36,9 +42,13 @@ fn large() -> Vec<u8> {
 /// Copies to an init that does as it is told, and checks that the link is as
 /// before.
 async fn copy_to(disk: Disk, tree: &Path) -> (Result<(), Failure>, Disk) {
+    copy_within(&unknown(), disk, tree).await
+}
+
+async fn copy_within(memory: &Memory, disk: Disk, tree: &Path) -> (Result<(), Failure>, Disk) {
     let (mut link, init) = pair();
     let copied = async move {
-        let copied = copy(&mut link, tree, ".local").await;
+        let copied = copy(&mut link, memory, tree, ".local").await;
         let next = to_init::Message::Folder(Folder {
             path: "next".into(),
             ..Folder::default()
@@ -52,6 +62,22 @@ async fn copy_to(disk: Disk, tree: &Path) -> (Result<(), Failure>, Disk) {
     assert_eq!(disk.nodes.remove("next").as_deref(), Some("folder 0"));
     assert!(!disk.has_half(), "a half file is left");
     (copied, disk)
+}
+
+#[tokio::test]
+async fn packages_that_the_memory_does_not_hold_are_refused() {
+    let tree = tree();
+    put(&tree, "a/large", &large(), 0o644);
+    let (_fake, memory) = holding(116);
+    let (copied, _) = copy_within(&memory, Disk::default(), tree.path()).await;
+    copied.expect("it fits");
+    let (_fake, memory) = holding(120);
+    let (copied, disk) = copy_within(&memory, Disk::default(), tree.path()).await;
+    let failure = copied.expect_err("it is too much");
+    assert_eq!(failure.kind, FailureKind::NoSpace);
+    let told = failure.to_string();
+    assert!(told.contains("memory limit of 128m"), "{told}");
+    assert!(!disk.nodes.contains_key(".local/a/large"));
 }
 
 #[tokio::test]
@@ -201,7 +227,8 @@ async fn a_half_file_is_given_up_when_something_before_it_fails() {
     let tree = tree();
     put(&tree, "large", &large(), 0o644);
     let (mut link, mut init) = pair();
-    let copying = copy(&mut link, tree.path(), ".local");
+    let memory = unknown();
+    let copying = copy(&mut link, &memory, tree.path(), ".local");
     let serving = async {
         let mut disk = Disk::default();
         let first = init.hear().await.expect("a folder");
@@ -238,7 +265,8 @@ async fn what_goes_ahead_of_its_answers_is_bounded() {
         put(&tree, &number.to_string(), b"x", 0o644);
     }
     let (mut link, mut init) = pair();
-    let copying = copy(&mut link, tree.path(), ".local");
+    let memory = unknown();
+    let copying = copy(&mut link, &memory, tree.path(), ".local");
     let serving = async {
         let mut disk = Disk::default();
         let (mut owed, mut most) = (Vec::new(), 0);
@@ -262,7 +290,8 @@ async fn broken(say: impl AsyncFnOnce(&mut Init)) -> Failure {
     let tree = tree();
     put(&tree, "a", b"x", 0o644);
     let (mut link, mut init): (Link, Init) = pair();
-    let copying = copy(&mut link, tree.path(), ".local");
+    let memory = unknown();
+    let copying = copy(&mut link, &memory, tree.path(), ".local");
     let serving = async {
         init.hear().await;
         init.hear().await;
@@ -304,7 +333,8 @@ async fn a_sandbox_that_goes_away_is_lost() {
     let tree = tree();
     put(&tree, "large", &large(), 0o644);
     let (mut link, mut init) = pair();
-    let copying = copy(&mut link, tree.path(), ".local");
+    let memory = unknown();
+    let copying = copy(&mut link, &memory, tree.path(), ".local");
     let serving = async {
         init.hear().await;
         init.say(done()).await;
