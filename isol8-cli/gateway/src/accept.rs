@@ -94,7 +94,8 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header)
         .max_buf_size(bounds.header_bytes)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(io, TowerToHyperService::new(router))
+        .with_upgrades();
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,

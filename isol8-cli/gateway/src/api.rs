@@ -4,6 +4,7 @@ mod events;
 mod execute;
 mod result;
 mod sessions;
+mod socket;
 
 use axum::{
     body::Body,
@@ -18,6 +19,7 @@ pub(crate) use result::{ExecutionResult, ResourceUsage, Verdict};
 pub(crate) use sessions::{
     CleanupBody, CleanupResult, Done, FileResult, PutFileBody, SessionEntry, SessionList,
 };
+pub(crate) use socket::{SocketInput, SocketStart};
 
 /// Every error.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

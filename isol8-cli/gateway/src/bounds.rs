@@ -28,6 +28,8 @@ pub struct Bounds {
     /// Connections that are served at once. As many again as a quarter of it are
     /// told 429; the rest waits in the kernel's queue.
     pub connections: usize,
+    /// WebSockets that are open at once; one more is 429.
+    pub sockets: usize,
     /// Runs of one key at once; one more is 429.
     pub runs_per_key: usize,
     /// From the order to stop until open connections are cut.
@@ -48,6 +50,7 @@ impl Default for Bounds {
             execute: Duration::from_secs(3600),
             comment: Duration::from_secs(15),
             connections: 512,
+            sockets: 64,
             runs_per_key: 64,
             grace: Duration::from_secs(10),
         }

@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     outcome::{Ended, record},
     refusal::Refusal,
-    requests::{Open, requests},
+    requests::{Input, Open, requests},
 };
 
 /// Events that wait for a client; the window of the stream has the rest.
@@ -46,6 +46,13 @@ pub(crate) enum Event {
     Failed(Refusal),
 }
 
+impl Event {
+    /// Nothing comes after it.
+    pub(crate) fn is_last(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::Failed(_))
+    }
+}
+
 /// A run that goes on.
 #[derive(Debug)]
 pub(crate) struct Execution {
@@ -55,7 +62,22 @@ pub(crate) struct Execution {
 
 impl Execution {
     /// Starts a run. `held` is given back when it is over.
-    pub(crate) fn start(shared: &Arc<Shared>, job: Job, held: Vec<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        mut job: Job,
+        held: Vec<OwnedSemaphorePermit>,
+    ) -> Self {
+        let input = Input::whole(std::mem::take(&mut job.stdin));
+        Self::with(shared, job, held, input)
+    }
+
+    /// As [`Execution::start`], with this input in place of the job's stdin.
+    pub(crate) fn with(
+        shared: &Arc<Shared>,
+        job: Job,
+        held: Vec<OwnedSemaphorePermit>,
+        input: Input,
+    ) -> Self {
         let (sender, events) = mpsc::channel(WAITING);
         let task = Task {
             shared: Arc::clone(shared),
@@ -64,7 +86,7 @@ impl Execution {
             network: None,
         };
         shared.tasks.spawn(async move {
-            task.whole(job).await;
+            task.whole(job, input).await;
             drop(held);
         });
         Self {
@@ -132,7 +154,7 @@ impl From<tonic::Status> for Trouble {
 }
 
 impl Task {
-    async fn whole(mut self, job: Job) {
+    async fn whole(mut self, job: Job, input: Input) {
         let own = job.prefix.clone();
         let temporary = job.start.session.clone().filter(|_| job.temporary);
         let shared = Arc::clone(&self.shared);
@@ -143,7 +165,7 @@ impl Task {
             () = client.closed() => Err(Trouble::Gone),
             () = shared.stop.cancelled() => Err(Refusal::stopping().into()),
             // A bug in here must not leave the session behind.
-            ended = AssertUnwindSafe(self.run(job)).catch_unwind() => {
+            ended = AssertUnwindSafe(self.run(job, input)).catch_unwind() => {
                 ended.unwrap_or_else(|_| Err(Refusal::internal().into()))
             }
         };
@@ -175,7 +197,7 @@ impl Task {
         tokio::join!(tell, remove);
     }
 
-    async fn run(&mut self, job: Job) -> Result<Ended, Trouble> {
+    async fn run(&mut self, job: Job, input: Input) -> Result<Ended, Trouble> {
         let started = Timestamp::now();
         let session = job.start.session.clone().unwrap_or_default();
         if !job.files.is_empty() {
@@ -184,7 +206,7 @@ impl Task {
         if job.start.log_network {
             self.network = Some(Vec::new());
         }
-        let exited = self.drive(job.start, job.stdin).await?;
+        let exited = self.drive(job.start, input).await?;
         let files = match job.outputs.is_empty() {
             true => None,
             false => Some(files::collect(&self.shared.daemon, &session, &job.outputs).await?),
@@ -221,7 +243,7 @@ impl Task {
 
     /// Makes the session, by a run of nothing.
     async fn open(&mut self, start: Start) -> Result<(), Trouble> {
-        let (mut events, _open) = self.call(start, Bytes::new()).await?;
+        let (mut events, _open) = self.call(start, Input::whole(Bytes::new())).await?;
         while let Some(event) = events.message().await? {
             match event.event {
                 Some(run_event::Event::Notice(notice)) => {
@@ -243,16 +265,16 @@ impl Task {
     async fn call(
         &self,
         start: Start,
-        stdin: Bytes,
+        input: Input,
     ) -> Result<(Streaming<RunEvent>, Open), Trouble> {
-        let (requests, open) = requests(start, stdin);
+        let (requests, open) = requests(start, input);
         let answer = self.shared.daemon.runs().run(requests).await?;
         Ok((answer.into_inner(), open))
     }
 
     /// The run itself, to its last event.
-    async fn drive(&mut self, start: Start, stdin: Bytes) -> Result<Exited, Trouble> {
-        let (mut events, open) = self.call(start, stdin).await?;
+    async fn drive(&mut self, start: Start, input: Input) -> Result<Exited, Trouble> {
+        let (mut events, open) = self.call(start, input).await?;
         while let Some(event) = events.message().await? {
             match event.event {
                 Some(run_event::Event::Accepted(accepted)) => {

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     /// For what is answered. Taken after the other one, and never the other way
     /// round: nobody waits in a circle.
     pub(crate) answers: Room,
+    /// WebSockets, which are no connections of HTTP any more.
+    pub(crate) sockets: Arc<Semaphore>,
     pub(crate) daemon: Daemon,
     pub(crate) metrics: Metrics,
     /// Runs, and what follows them.
@@ -82,6 +84,7 @@ impl Gateway {
             address,
             room: Room::new(settings.bounds.bodies_bytes),
             answers: Room::new(settings.bounds.answers_bytes),
+            sockets: Arc::new(Semaphore::new(settings.bounds.sockets)),
             bounds: settings.bounds,
             daemon,
             metrics: Metrics::default(),

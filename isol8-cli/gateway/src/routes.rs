@@ -4,6 +4,7 @@ mod execute;
 mod file;
 mod openapi;
 mod sessions;
+mod socket;
 mod stream;
 mod system;
 
@@ -26,6 +27,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .route(guard::HEALTH, get(system::health))
         .route("/execute", post(execute::execute))
         .route("/execute/stream", post(stream::stream))
+        .route("/execute/ws", get(socket::upgrade))
         .route("/file", get(file::read).post(file::write))
         .route("/sessions", get(sessions::list))
         .route("/session/{id}", delete(sessions::remove))

@@ -47,7 +47,17 @@ pub(super) async fn job(
 ) -> Result<(Job, Vec<OwnedSemaphorePermit>), Refusal> {
     let (parts, body) = request.into_parts();
     let held = body::read(&parts.headers, body, &shared.room, &shared.bounds).await?;
-    let asked: ExecuteBody = body::parse(&held.bytes)?;
+    let asked = body::parse(&held.bytes)?;
+    let (job, place) = prepare(shared, caller, asked)?;
+    Ok((job, vec![place, held.place]))
+}
+
+/// Checks what is asked for, and takes a place among the runs of the key.
+pub(super) fn prepare(
+    shared: &Shared,
+    caller: &Caller,
+    asked: ExecuteBody,
+) -> Result<(Job, OwnedSemaphorePermit), Refusal> {
     if !asked.request.metadata.is_empty() {
         let metadata = serde_json::to_string(&asked.request.metadata).unwrap_or_default();
         let metadata = isol8_core::egress::record::cut(&metadata, 1024);
@@ -59,7 +69,7 @@ pub(super) async fn job(
         let most = shared.bounds.runs_per_key;
         Refusal::busy(format!("{most} runs of this key go on already"))
     })?;
-    Ok((job, vec![place, held.place]))
+    Ok((job, place))
 }
 
 async fn whole(mut run: Execution) -> Answer {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::{
         self, CleanupBody, CleanupResult, Done, ErrorBody, ExecuteBody, ExecutionResult,
-        FileResult, Health, PutFileBody, SessionList, StreamEvent,
+        FileResult, Health, PutFileBody, SessionList, SocketInput, SocketStart, StreamEvent,
     },
     gateway::Shared,
 };
@@ -49,6 +49,7 @@ fn describe(version: &str) -> Value {
         paths: Map::new(),
     };
     document.runs();
+    document.socket();
     document.sessions();
     document.system();
     let Document {
@@ -94,6 +95,25 @@ impl Document {
             }),
             event,
             OF_RUNS,
+        );
+    }
+
+    fn socket(&mut self) {
+        let start = self.schemas.subschema_for::<SocketStart>();
+        let input = self.schemas.subschema_for::<SocketInput>();
+        let event = self.schemas.subschema_for::<StreamEvent>();
+        let description = "A WebSocket: the first message is a SocketStart, every other one a \
+                           SocketInput; the answers are StreamEvents.";
+        self.add(
+            "get",
+            "/execute/ws",
+            "Run a program with live stdin and signals",
+            json!({
+                "description": description,
+                "x-messages": { "first": start, "next": input, "events": event },
+            }),
+            json!({}),
+            &[400, 429],
         );
     }
 

@@ -1,7 +1,5 @@
 //! `POST /execute/stream`: a run as server-sent events.
 
-mod text;
-
 use std::sync::Arc;
 
 use axum::{
@@ -11,20 +9,15 @@ use axum::{
     http::{HeaderValue, Response, header},
 };
 use bytes::Bytes;
-use data_encoding::BASE64;
-use isol8_proto::v1::Phase;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::{Answer, execute};
 use crate::{
-    api::{StreamEvent, StreamEventType, StreamPhase},
-    execution::{Event, Execution},
+    execution::Execution,
     gateway::Shared,
     keys::Caller,
-    refusal::Refusal,
+    narrator::{Narrator, Told},
 };
-
-use text::{Decoder, Piece};
 
 pub(super) async fn stream(
     State(shared): State<Arc<Shared>>,
@@ -44,9 +37,7 @@ pub(super) async fn stream(
     quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = Events {
         run: Some(run),
-        phase: StreamPhase::Setup,
-        stdout: Decoder::default(),
-        stderr: Decoder::default(),
+        narrator: Narrator::default(),
         quiet,
     };
     let body = futures_util::stream::unfold(events, |mut events| async {
@@ -68,139 +59,49 @@ pub(super) async fn stream(
 struct Events {
     /// Until its last event.
     run: Option<Execution>,
-    phase: StreamPhase,
-    stdout: Decoder,
-    stderr: Decoder,
+    narrator: Narrator,
     quiet: Interval,
 }
 
 impl Events {
     /// The next piece of the stream: at least one event or comment.
     async fn next(&mut self) -> Option<Bytes> {
-        let run = self.run.as_mut()?;
         let mut out = String::new();
         while out.is_empty() {
+            let run = self.run.as_mut()?;
             tokio::select! {
                 event = run.next() => {
                     self.quiet.reset();
-                    let last = matches!(event, Event::Ended(_) | Event::Failed(_));
-                    Self::write(
-                        event,
-                        &mut self.phase,
-                        (&mut self.stdout, &mut self.stderr),
-                        &mut out,
-                    );
-                    if last {
+                    if event.is_last() {
                         self.run = None;
-                        break;
                     }
+                    write(self.narrator.tell(event), &mut out);
                 }
                 _ = self.quiet.tick() => out.push_str(":\n\n"),
             }
         }
         Some(out.into())
     }
+}
 
-    fn write(
-        event: Event,
-        phase: &mut StreamPhase,
-        (stdout, stderr): (&mut Decoder, &mut Decoder),
-        out: &mut String,
-    ) {
-        let mut output = |kind, pieces: Vec<Piece>, phase| {
-            for piece in pieces {
-                push(
-                    out,
-                    &StreamEvent {
-                        data_base64: piece.bytes.map(|bytes| BASE64.encode(&bytes)),
-                        ..plain(kind, piece.text, phase)
-                    },
-                );
+fn write(told: Vec<Told>, out: &mut String) {
+    for one in told {
+        match one {
+            // JSON has no line break outside of strings, and escapes those within.
+            Told::Event(json) => {
+                out.push_str("data: ");
+                out.push_str(&json);
+                out.push('\n');
             }
-        };
-        match event {
-            Event::Phase(next) => {
-                *phase = match next {
-                    Phase::Install => StreamPhase::Install,
-                    Phase::Code => StreamPhase::Code,
-                    Phase::Unspecified | Phase::Queued | Phase::Setup => StreamPhase::Setup,
-                }
-            }
-            Event::Accepted => {}
-            Event::Stdout(bytes) => {
-                *phase = running(*phase);
-                output(StreamEventType::Stdout, stdout.push(&bytes), *phase);
-            }
-            Event::Stderr(bytes) => {
-                *phase = running(*phase);
-                output(StreamEventType::Stderr, stderr.push(&bytes), *phase);
-            }
-            Event::Notice(notice) => {
-                // For a person who looks on: no program's output, so no event.
+            // For a person who looks on: no program's output, so no event.
+            Told::Notice(notice) => {
                 for line in notice.lines() {
                     out.push_str(": ");
                     out.push_str(line);
                     out.push('\n');
                 }
-                out.push('\n');
-            }
-            Event::Ended(ended) => {
-                *phase = running(*phase);
-                output(StreamEventType::Stdout, stdout.finish(), *phase);
-                output(StreamEventType::Stderr, stderr.finish(), *phase);
-                let last = match ended.result() {
-                    Ok(result) => {
-                        let code = result.exit_code.to_string();
-                        StreamEvent {
-                            result: Some(Box::new(result)),
-                            ..plain(StreamEventType::Exit, code, *phase)
-                        }
-                    }
-                    Err(refusal) => failed(refusal, *phase),
-                };
-                push(out, &last);
-            }
-            Event::Failed(refusal) => {
-                output(StreamEventType::Stdout, stdout.finish(), *phase);
-                output(StreamEventType::Stderr, stderr.finish(), *phase);
-                push(out, &failed(refusal, *phase));
             }
         }
+        out.push('\n');
     }
-}
-
-/// The phase of something that only a program or an installer does: the daemon
-/// tells of the program only where an installer was before it.
-fn running(told: StreamPhase) -> StreamPhase {
-    match told {
-        StreamPhase::Install => told,
-        StreamPhase::Setup | StreamPhase::Code => StreamPhase::Code,
-    }
-}
-
-fn plain(kind: StreamEventType, data: String, phase: StreamPhase) -> StreamEvent {
-    StreamEvent {
-        kind,
-        data,
-        data_base64: None,
-        phase,
-        result: None,
-        error: None,
-    }
-}
-
-fn failed(refusal: Refusal, phase: StreamPhase) -> StreamEvent {
-    let data = refusal.body.error.clone();
-    StreamEvent {
-        error: Some(Box::new(refusal.body)),
-        ..plain(StreamEventType::Error, data, phase)
-    }
-}
-
-fn push(out: &mut String, event: &StreamEvent) {
-    let json = serde_json::to_string(event).expect("our own values are JSON");
-    out.push_str("data: ");
-    // JSON has no line break outside of strings, and escapes those within.
-    out.push_str(&json);
-    out.push_str("\n\n");
 }

@@ -82,6 +82,14 @@ impl Client {
         );
     }
 
+    /// So many bytes, or less where the connection is closed before.
+    pub(crate) fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let mut read = Vec::new();
+        let limited = (&mut self.reader).take(bytes as u64).read_to_end(&mut read);
+        limited.expect("the gateway goes on");
+        read
+    }
+
     /// The whole answer.
     pub(crate) fn answer(&mut self) -> Answer {
         self.try_answer().expect("an answer")

@@ -2,7 +2,8 @@
 
 use crate::stage::{KEY, Stage};
 
-const PATHS: [(&str, &str); 10] = [
+const PATHS: [(&str, &str); 11] = [
+    ("GET", "/execute/ws"),
     ("POST", "/execute"),
     ("POST", "/execute/stream"),
     ("POST", "/file"),

@@ -215,6 +215,24 @@ impl Run {
                     let files = sessions.entry(session).or_default();
                     files.insert(rest.to_owned(), b"written".to_vec());
                 }
+                "cat" => {
+                    // Stdin as it comes, and the signal that ends it.
+                    while let Ok(Some(request)) = self.requests.message().await {
+                        match request.message {
+                            Some(Sent::Stdin(bytes)) => {
+                                let taken = bytes.len() as u64;
+                                self.send(Event::Stdout(bytes)).await;
+                                self.send(Event::StdinTaken(StdinTaken { bytes: taken }))
+                                    .await;
+                            }
+                            Some(Sent::Signal(signal)) => {
+                                let number = Some(signal.number);
+                                return self.exit(Verdict::Signalled, None, number).await;
+                            }
+                            _ => break,
+                        }
+                    }
+                }
                 "wait" => {
                     self.world.note("waiting");
                     let release = self.world.release.clone();

@@ -2,7 +2,7 @@
 //!
 //! [`fake`] is that daemon, [`stage`] starts both, [`client`] speaks HTTP by hand,
 //! so that it can also speak it badly. Then who may come in ([`doors`]), runs
-//! ([`execute`], [`stream`]), sessions with their files ([`sessions`], [`files`]),
+//! ([`execute`], [`stream`], [`socket`]), sessions with their files ([`sessions`], [`files`]),
 //! what tells of the gateway itself ([`system`]), clients that mean no good
 //! ([`hostile`]), and the end ([`stop`]).
 
@@ -12,6 +12,7 @@ mod stage;
 
 mod doors;
 mod execute;
+mod socket;
 mod stream;
 
 mod files;

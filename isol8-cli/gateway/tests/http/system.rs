@@ -75,6 +75,7 @@ fn the_document_describes_what_is_answered() {
             "POST /cleanup",
             "POST /execute",
             "POST /execute/stream",
+            "GET /execute/ws",
             "GET /file",
             "POST /file",
             "GET /health",
