@@ -172,4 +172,59 @@ both_engines! {
         assert_eq!(work.names("/sandbox"), ["main.py"]);
         work.remove();
     }
+
+    /// Files are memory, and init has no other: a copy that fills it would end the
+    /// session with all that is in it.
+    fn a_copy_that_is_more_than_the_memory(stage: &Stage) {
+        let work = stage.session("work");
+        work.python("open('/sandbox/mine', 'w').write('kept')").args(["--memory", "128m"]).go().ok();
+        let sandbox = work.sandbox();
+        let file = stage.file("large", vec![7_u8; 200 << 20]);
+        let file = file.to_str().expect("text");
+        for to in ["/tmp/", "/sandbox/"] {
+            let ran = work.cp([file, &work.at(to)]).go();
+            assert_ne!(ran.within(seconds(20)).code(), 0, "{to}: {ran:?}");
+            ran.says("memory limit of 128m").says("hint: ").says("--memory");
+        }
+        assert_eq!(work.fetch("/sandbox/mine"), b"kept");
+        assert_eq!(work.names("/tmp"), Vec::<String>::new(), "nothing of it is left");
+        // What fits goes, and a second that takes its place must fit beside it.
+        let file = stage.file("fits", vec![7_u8; 60 << 20]);
+        let file = file.to_str().expect("text");
+        work.cp([file, &work.at("/tmp/")]).go().within(seconds(20)).ok();
+        let ran = work.cp([file, &work.at("/tmp/")]).go();
+        assert_ne!(ran.code(), 0, "{ran:?}");
+        ran.says("memory limit of 128m");
+        let look = "import os; print(os.path.getsize('/tmp/fits') >> 20, open('/sandbox/mine').read())";
+        assert_eq!(work.python(look).go().ok(), "60 kept\n");
+        assert_eq!(work.sandbox(), sandbox, "it is the same one");
+        work.remove();
+    }
+
+    /// A program has filled the memory with files: their owner gets at them, and
+    /// rid of them.
+    fn a_session_that_is_full_to_the_brim(stage: &Stage) {
+        let work = stage.session("work");
+        let fill = "open('/sandbox/mine', 'w').write('kept')\n\
+            for n in range(200): open(f'/sandbox/fill-{n:03}', 'wb').write(bytes(1 << 20))";
+        let ran = work.python(fill).args(["--memory", "128m"]).go();
+        assert_ne!(ran.within(seconds(30)).code(), 0, "it is more than there is: {ran:?}");
+        let sandbox = work.sandbox();
+        let small = stage.file("small", vec![7_u8; 20 << 20]);
+        let ran = work.cp([small.to_str().expect("text"), &work.at("/tmp/")]).go();
+        assert_ne!(ran.code(), 0, "{ran:?}");
+        ran.says("memory limit of 128m").says("isol8 session rm");
+        let names = work.names("/sandbox");
+        let fills: Vec<_> = names.iter().filter(|name| name.starts_with("fill-")).collect();
+        assert!(fills.len() > 80, "{names:?}");
+        assert_eq!(work.fetch("/sandbox/mine"), b"kept");
+        assert_eq!(work.fetch("/sandbox/fill-000").len(), 1 << 20);
+        for name in &fills {
+            stage.isol8(["session", "rm", &work.at(&format!("/sandbox/{name}"))]).go().ok();
+        }
+        assert_eq!(work.python("print(open('/sandbox/mine').read())").go().ok(), "kept\n");
+        work.cp([small.to_str().expect("text"), &work.at("/tmp/")]).go().ok();
+        assert_eq!(work.sandbox(), sandbox, "it is the same one");
+        work.remove();
+    }
 }
