@@ -71,7 +71,7 @@ user sandbox 1 1
 /tmp/s: \n/dev/shm/s: \n/sandbox/s: ran
 interfaces lo \nlocalhost ::1 localhost ip6-localhost ip6-loopback
 limits Max core file size 1 1 bytes  1024 4096 0 1024
-host sandbox, score 500
+host sandbox, score 1000
 3
 ";
     assert_eq!(ended.stdout, expected);

@@ -45,7 +45,7 @@ CapBnd: 0000000000000000\nCapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2
 user sandbox 1000 1000 groups
 /tmp/s: \n/dev/shm/s: \n/sandbox/s: ran
 interfaces lo \nlimits Max core file size 1 1 bytes  1024 1024 0 1024 64 65540
-host sandbox, score 500, /
+host sandbox, score 1000, /
 processes 2
 3
 ";
