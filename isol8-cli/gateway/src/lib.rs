@@ -37,4 +37,5 @@ pub use bounds::Bounds;
 pub use daemon::{Daemon, Dial};
 pub use gateway::{Gateway, Settings};
 pub use keys::{Key, Keys};
+pub use outcome::record;
 pub use policy::Policy;

@@ -161,7 +161,8 @@ pub(crate) fn engine(engine: Engine) -> &'static str {
 }
 
 /// One request of the filtered network as the log has it.
-pub(crate) fn record(request: NetworkRequest) -> Record {
+#[must_use]
+pub fn record(request: NetworkRequest) -> Record {
     Record {
         action: match request.action() {
             NetworkAction::Allow => Action::Allow,

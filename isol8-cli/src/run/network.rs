@@ -1,30 +1,8 @@
 //! The log of the filtered network.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use isol8_core::egress::record::{Action, Record};
-use isol8_proto::v1::{NetworkAction, NetworkRequest};
-
-/// One request as the log has it.
-pub(super) fn record(request: NetworkRequest) -> Record {
-    Record {
-        action: match request.action() {
-            NetworkAction::Allow => Action::Allow,
-            // What a newer daemon did is not known to have been let through.
-            NetworkAction::Block | NetworkAction::Unspecified => Action::Block,
-        },
-        timestamp_ms: request.timestamp_ms,
-        method: request.method,
-        host: request.host,
-        port: u16::try_from(request.port).unwrap_or_default(),
-        path: request.path,
-        reason: request.reason,
-        bytes_in: request.bytes_in,
-        bytes_out: request.bytes_out,
-        duration: Duration::from_micros(request.duration_us),
-    }
-}
+use isol8_core::egress::record::Record;
+pub(super) use isol8_gateway::record;
 
 /// One line of JSON for each.
 pub(super) fn lines(records: &[Record]) -> Bytes {
@@ -35,6 +13,7 @@ pub(super) fn lines(records: &[Record]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use isol8_proto::v1::{NetworkAction, NetworkRequest};
 
     use super::*;
 
