@@ -53,7 +53,8 @@ async fn a_container_that_is_gone_is_not_found() {
     let bench = Bench::ready().await;
     let later = bench.restarted();
     let (one, other) = (&bench.engine, &later.engine);
-    lasting::what_is_gone_is_not_found(one, other, &spec(), kill).await;
+    let run = &bench.place.runtime_dir;
+    lasting::what_is_gone_is_not_found(one, other, &spec(), run, kill).await;
     bench.nothing_is_left().await;
 }
 

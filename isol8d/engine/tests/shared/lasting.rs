@@ -17,7 +17,7 @@ use isol8_core::{
     sandbox::{Network, SandboxSpec},
 };
 use isol8_engine::{
-    Adoption, Engine, Interpreter, Sandbox,
+    Adoption, Engine, Interpreter, Sandbox, meet,
     presence::{self, Presence, Spared},
 };
 use isol8_proto::init::{self, Hello, from_init, to_init};
@@ -195,6 +195,7 @@ pub(crate) async fn what_is_gone_is_not_found(
     engine: &dyn Engine,
     later: &dyn Engine,
     spec: &SandboxSpec,
+    runtime_dir: &Path,
     kill: impl Fn(&SandboxId),
 ) {
     let mut brief = lasting(spec, Runtime::Bash);
@@ -214,17 +215,17 @@ pub(crate) async fn what_is_gone_is_not_found(
         let sandbox = engine.create(&spec).await.unwrap();
         let adoption = adoption(&spec, &sandbox);
         // Its init has a stream and does not dial, so that it is waited for.
-        let (adopted, second, ()) = tokio::join!(
-            adopting.adopt(&adoption),
-            async {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                adopting.adopt(&adoption).await
-            },
-            async {
-                tokio::time::sleep(Duration::from_millis(600)).await;
-                kill(&spec.id);
+        let socket = meet::folder_of(runtime_dir, &spec.id).join("sock");
+        let (adopted, second) = tokio::join!(adopting.adopt(&adoption), async {
+            let end = Instant::now() + PATIENCE;
+            while !socket.exists() {
+                assert!(Instant::now() < end, "nobody waits for it");
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-        );
+            let second = adopting.adopt(&adoption).await;
+            kill(&spec.id);
+            second
+        });
         let failure = adopted.unwrap_err();
         assert_eq!(failure.kind, FailureKind::NotFound, "{failure}");
         let failure = second.unwrap_err();
