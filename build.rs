@@ -5,11 +5,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use protox::prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "isol8/v1/run.proto",
     "isol8/v1/session.proto",
     "isol8/v1/image.proto",
     "isol8/v1/admin.proto",
+    "isol8/v1/gateway.proto",
     "isol8/init/v1/init.proto",
 ];
 

@@ -56,7 +56,6 @@ impl Job {
             options,
             session_id,
         } = body;
-        check_policy(&options, policy)?;
         let limits = limits::limits(&options, request.timeout_ms)?;
         let files = files(request.files)?;
         if request.output_paths.len() > MOST_FILES {
@@ -78,7 +77,7 @@ impl Job {
         let extension = extension(request.file_extension)?;
         let filtered = !request.install_packages.is_empty() || session_id.is_some();
         check_filter(&options, filtered)?;
-        let start = Start {
+        let mut start = Start {
             runtime: request.runtime.wire().into(),
             code: request.code.into_bytes().into(),
             extension,
@@ -102,6 +101,7 @@ impl Job {
             persist: options.persist,
             ..Start::default()
         };
+        policy.apply(&mut start)?;
         Ok(Self {
             start,
             stdin: request.stdin.unwrap_or_default().into(),
@@ -163,20 +163,6 @@ fn extension(asked: Option<String>) -> Result<String, Refusal> {
     Err(Refusal::invalid(format!(
         "`request.fileExtension`: use up to {MAX_EXTENSION_CHARS} lower-case letters and digits"
     )))
-}
-
-fn check_policy(options: &Options, policy: &Policy) -> Result<(), Refusal> {
-    if options.network == Some(NetworkName::Host) && !policy.allow_host_network {
-        let message = "`options.network`: `host` is forbidden by `policy.allowHostNetwork`";
-        return Err(Refusal::forbidden(message));
-    }
-    match &options.image {
-        Some(image) if !policy.images.contains(image) => Err(Refusal::forbidden(format!(
-            "`options.image`: `{}` is not in the list of `policy.images`",
-            image.escape_debug()
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn network(options: &Options) -> NetworkMode {

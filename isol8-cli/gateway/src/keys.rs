@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use data_encoding::HEXLOWER;
+use isol8_core::config;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
@@ -17,6 +18,7 @@ pub struct Key {
     digest: [u8; 32],
     owner: String,
     is_admin: bool,
+    policy: config::Policy,
 }
 
 impl Key {
@@ -37,7 +39,14 @@ impl Key {
             digest: Sha256::digest(text).into(),
             owner,
             is_admin,
+            policy: config::Policy::default(),
         }
+    }
+
+    /// The same with a ceiling of its own, below the gateway's.
+    #[must_use]
+    pub fn with_policy(self, policy: config::Policy) -> Self {
+        Self { policy, ..self }
     }
 }
 
@@ -86,6 +95,11 @@ impl Caller {
 
     pub(crate) fn is_admin(&self) -> bool {
         self.key.is_admin
+    }
+
+    /// What the key may ask for of what the gateway allows.
+    pub(crate) fn policy(&self) -> &config::Policy {
+        &self.key.policy
     }
 
     /// Stands for the key in the names of its sessions.

@@ -38,4 +38,4 @@ pub use daemon::{Daemon, Dial};
 pub use gateway::{Gateway, Settings};
 pub use keys::{Key, Keys};
 pub use outcome::record;
-pub use policy::Policy;
+pub use policy::{Policy, Usual};

@@ -4,10 +4,7 @@ mod port;
 
 use std::{env, io, net::TcpListener, sync::Arc};
 
-use isol8_core::{
-    config::Policy as Configured,
-    failure::{Failure, FailureKind},
-};
+use isol8_core::failure::{Failure, FailureKind};
 use isol8_gateway::{Bounds, Daemon, Dial, Gateway, Key, Keys, Policy, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +33,7 @@ pub(super) fn serve(
         console.note("nothing is downloaded: the server is a part of this program");
     }
     let key = key(args.key.as_deref())?;
-    let policy = policy(settings::load()?.config.policy);
+    let policy = Policy::of(&settings::load()?.config);
     let Some(listener) = port::listen(args.bind, args.port, console)? else {
         return Ok(Exit::Done);
     };
@@ -63,15 +60,6 @@ fn key(flag: Option<&str>) -> Result<String, Failure> {
         Failure::new(FailureKind::InvalidRequest, "API key required")
             .hint(format!("give it with `--key <key>`, or set {KEY}"))
     })
-}
-
-/// What is not configured is narrow here: who comes over HTTP is not the user of
-/// this machine. The daemon's own policy holds as well.
-fn policy(configured: Configured) -> Policy {
-    Policy {
-        allow_host_network: configured.allow_host_network.unwrap_or_default(),
-        images: configured.images.unwrap_or_default(),
-    }
 }
 
 async fn until_signal(

@@ -170,18 +170,19 @@ fn the_policy_names_its_rule() {
         "",
         host,
         403,
-        "`options.network`: `host` is forbidden by `policy.allowHostNetwork`",
+        "the network `host` is forbidden by `policy.allowHostNetwork`",
     );
     let image = r#","options":{"image":"alpine:3"}"#;
     refused(
         "",
         image,
         403,
-        "`options.image`: `alpine:3` is not in the list of `policy.images`",
+        "the image `alpine:3` is not in the list of `policy.images`",
     );
     let policy = Policy {
         allow_host_network: true,
         images: vec!["alpine:3".to_owned()],
+        ..Policy::default()
     };
     assert!(job_under(&policy, "", host).is_ok());
     assert!(job_under(&policy, "", image).is_ok());

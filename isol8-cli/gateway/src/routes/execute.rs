@@ -63,7 +63,8 @@ pub(super) fn prepare(
         let metadata = isol8_core::egress::record::cut(&metadata, 1024);
         tracing::info!(key = caller.name(), metadata, "asked");
     }
-    let job = Job::new(asked, caller, &shared.policy)?;
+    let policy = shared.policy.narrowed(caller.policy());
+    let job = Job::new(asked, caller, &policy)?;
     let place = Arc::clone(&caller.runs).try_acquire_owned();
     let place = place.map_err(|_| {
         let most = shared.bounds.runs_per_key;
