@@ -51,6 +51,7 @@ mod container;
 mod custom;
 mod derive;
 mod doctor;
+mod end;
 mod etc;
 mod image;
 mod live;

@@ -1,4 +1,4 @@
-//! One container from its creation until nothing of it is left.
+//! One container from its creation to the first word of its init.
 
 use std::{
     io,
@@ -11,13 +11,11 @@ use std::{
 use bollard::{
     models::ContainerState,
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, RemoveContainerOptionsBuilder,
-        StartContainerOptions,
+        CreateContainerOptionsBuilder, InspectContainerOptions, StartContainerOptions,
     },
 };
 use isol8_core::{
     failure::{Failure, FailureKind},
-    ids::SandboxId,
     outcome::Counters,
     sandbox::{Network, SandboxKey, SandboxSpec},
 };
@@ -27,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Facts, Inner,
     accounting::{self, Accounting},
-    client::{ASK, Asked, Budget, CREATE, REMOVE, START, UPDATE},
+    client::{ASK, Asked, Budget, CREATE, START, UPDATE},
     etc,
     image::Image,
     live::Live,
@@ -36,7 +34,7 @@ use crate::{
     CREATE_DEADLINE, Interpreter, Sandbox,
     hardening::{self, Bounds, Ground, container_name},
     link::Link,
-    meet::{self, Meeting, Peer},
+    meet::{Meeting, Peer},
     seccomp,
     uids::SlotUid,
 };
@@ -47,12 +45,6 @@ const ACCEPT: Duration = Duration::from_secs(10);
 pub(super) const LOOK: Duration = Duration::from_millis(300);
 /// The longest that an engine takes to learn that a container has ended.
 pub(super) const LEARN: Duration = Duration::from_secs(2);
-/// Between two tries to remove a container.
-const REMOVE_AGAIN: Duration = Duration::from_millis(100);
-/// Between two looks for a container that may come late, and how many in a row
-/// must find none.
-const CHASE: Duration = Duration::from_secs(3);
-const CHASE_ANSWERS: u32 = 3;
 /// The first uid inside where the engine maps uids: such a mapping holds 65536.
 const FIRST_MAPPED: u32 = 10_000;
 
@@ -306,80 +298,6 @@ impl Inner {
             )
             .await?;
         Ok(created.id)
-    }
-
-    /// Removes what a failed attempt left.
-    async fn undo(&self, id: &SandboxId, slot: SlotUid, failure: &Failure) {
-        let removed = self.remove_container(id).await;
-        // An engine that hung may yet do what it was asked.
-        let certain = failure.kind != FailureKind::EngineTimeout;
-        match removed {
-            Ok(()) if certain => self.live.drop_entry(id),
-            _ => {
-                tracing::warn!(sandbox = %id, "a failed container may be left on the engine");
-                self.live.strand(id, slot);
-            }
-        }
-    }
-
-    /// Follows up on a sandbox that an engine may still make, as it was asked to
-    /// before it hung: until the engine has said several times that there is
-    /// none. Ends at once for any other sandbox.
-    pub(super) async fn chase(&self, id: &SandboxId) {
-        let mut answers = 0;
-        while answers < CHASE_ANSWERS && self.live.is_stranded(id) {
-            sleep(CHASE).await;
-            match self.remove_container(id).await {
-                Ok(()) => answers += 1,
-                Err(_) => answers = 0,
-            }
-        }
-        if self.live.is_stranded(id) {
-            self.live.drop_entry(id);
-        }
-    }
-
-    /// Kills and removes a sandbox and gives back what it had.
-    pub(super) async fn remove(&self, id: &SandboxId) -> Result<(), Failure> {
-        self.remove_container(id).await?;
-        self.live.drop_entry(id);
-        if let Err(error) = meet::remove_folder(&self.place.runtime_dir, id) {
-            tracing::warn!(sandbox = %id, %error, "the folder of a sandbox stays");
-        }
-        Ok(())
-    }
-
-    /// Until the engine says that there is no such container.
-    async fn remove_container(&self, id: &SandboxId) -> Result<(), Failure> {
-        let budget = Budget::of(REMOVE);
-        loop {
-            let name = container_name(id);
-            let limit = budget.at_most(REMOVE);
-            // Kills it first.
-            let options = RemoveContainerOptionsBuilder::new()
-                .force(true)
-                .v(true)
-                .build();
-            let removed = self
-                .client
-                .ask("remove a container", limit, |docker| async move {
-                    docker.remove_container(&name, Some(options)).await
-                })
-                .await;
-            match removed {
-                Ok(()) => return Ok(()),
-                Err(asked) if asked.is_missing() => return Ok(()),
-                // Somebody else is at it, or the kernel still holds something.
-                Err(asked) if asked.is_answer() && !budget.is_over() => {
-                    if !asked.is_conflict() {
-                        let error = Failure::from(asked);
-                        tracing::debug!(sandbox = %id, %error, "a container does not go yet");
-                    }
-                    sleep(REMOVE_AGAIN).await;
-                }
-                Err(asked) => return Err(asked.into()),
-            }
-        }
     }
 
     /// Tells the engine new bounds.
