@@ -7,7 +7,7 @@ use isol8_proto::v1::{Engine, Runtime};
 use tokio::process::Command;
 
 use crate::{
-    Options, install, network,
+    Options, http, install, network,
     report::{Bound, Figure},
     sample::Samples,
     session,
@@ -109,6 +109,9 @@ pub(crate) async fn measure(options: &Options) -> anyhow::Result<Vec<Figure>> {
     }
     if wanted("session") {
         figures.extend(session::session(options, &python).await?);
+    }
+    if wanted("http") {
+        figures.extend(http::http(options, &python).await?);
     }
     Ok(figures)
 }

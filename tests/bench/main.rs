@@ -4,10 +4,11 @@
 //!
 //! [`stage`] starts a daemon of the benchmark's own, [`sample`] times and
 //! summarises, [`subjects`] are the things that are timed, [`figures`] says what
-//! is compared with what and how far it may be ([`network`], [`install`] and
-//! [`session`] for what they are about), [`report`] prints.
+//! is compared with what and how far it may be ([`network`], [`install`],
+//! [`session`] and [`http`] for what they are about), [`report`] prints.
 
 mod figures;
+mod http;
 mod install;
 mod network;
 mod report;
