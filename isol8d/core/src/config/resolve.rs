@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Deserializer};
+
 use super::{
-    AuditDestination, Config, EngineChoice, PoolStrategy, Seccomp,
+    AuditDestination, Config, EngineChoice, Policy, PoolStrategy, Seccomp,
     error::ConfigError,
     layer::{
         AuditKeys, DefaultsKeys, DependenciesKeys, Keys, Layer, NetworkKeys, PolicyKeys,
@@ -15,8 +17,8 @@ use super::{
     },
     search::Env,
     shapes::{
-        DestinationName, EngineName, Given, NetworkName, RuntimeKey, SeccompName, StrategyName,
-        Whole,
+        DestinationName, EngineName, Given, NetworkName, Object, RuntimeKey, SeccompName,
+        StrategyName, Whole,
     },
     values::PathText,
 };
@@ -128,7 +130,7 @@ impl Config {
         self.apply_network(&keys.network, paths);
         self.apply_dependencies(&keys.dependencies);
         self.apply_audit(&keys.audit, paths);
-        self.apply_policy(&keys.policy);
+        self.policy.apply(&keys.policy);
         self.apply_security(&keys.security, paths)
     }
 
@@ -216,25 +218,6 @@ impl Config {
         put(&mut audit.include_output, &keys.include_output, |on| *on);
     }
 
-    fn apply_policy(&mut self, keys: &PolicyKeys) {
-        let policy = &mut self.policy;
-        put(
-            &mut policy.allow_host_network,
-            &keys.allow_host_network,
-            |on| Some(*on),
-        );
-        put(&mut policy.max_memory, &keys.max_memory, |size| {
-            Some(size.0)
-        });
-        put(&mut policy.max_cpu, &keys.max_cpu, |cores| Some(cores.0));
-        put(&mut policy.max_timeout, &keys.max_timeout_ms, |ms| {
-            Some(millis(ms))
-        });
-        put(&mut policy.images, &keys.images, |images| {
-            Some(images.clone())
-        });
-    }
-
     fn apply_security(
         &mut self,
         keys: &SecurityKeys,
@@ -261,6 +244,34 @@ impl Config {
             (Some(SeccompName::Strict) | None, None) => Seccomp::Strict,
         };
         Ok(())
+    }
+}
+
+impl Policy {
+    fn apply(&mut self, keys: &PolicyKeys) {
+        put(
+            &mut self.allow_host_network,
+            &keys.allow_host_network,
+            |on| Some(*on),
+        );
+        put(&mut self.max_memory, &keys.max_memory, |size| Some(size.0));
+        put(&mut self.max_cpu, &keys.max_cpu, |cores| Some(cores.0));
+        put(&mut self.max_timeout, &keys.max_timeout_ms, |ms| {
+            Some(millis(ms))
+        });
+        put(&mut self.images, &keys.images, |images| {
+            Some(images.clone())
+        });
+    }
+}
+
+/// Reads what `policy` of a configuration takes, and refuses the same.
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let keys = Object::<PolicyKeys>::deserialize(deserializer)?;
+        let mut policy = Self::default();
+        policy.apply(&keys);
+        Ok(policy)
     }
 }
 

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Audit, AuditDestination, Config, Defaults, EngineChoice, PoolStrategy, Resolved, Seccomp,
-    Source,
+    Audit, AuditDestination, Config, Defaults, EngineChoice, Policy, PoolStrategy, Resolved,
+    Seccomp, Source,
     values::{IpRange, Pattern},
 };
 use crate::{quantity::CpuMillis, runtime::Runtime};
@@ -73,15 +73,35 @@ impl Config {
             "security": security(&self.seccomp),
             "docker": { "host": self.docker.host, "runtime": self.docker.runtime },
             "audit": audit(&self.audit),
-            "policy": {
-                "allowHostNetwork": self.policy.allow_host_network,
-                "maxMemory": self.policy.max_memory.map(|size| size.to_string()),
-                "maxCpu": self.policy.max_cpu.map(cores),
-                "maxTimeoutMs": self.policy.max_timeout.map(millis),
-                "images": self.policy.images,
-            },
+            "policy": self.policy.to_json(),
             "debug": self.debug,
         })
+    }
+}
+
+impl Policy {
+    /// Every value under its key in a configuration; null where there is none.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "allowHostNetwork": self.allow_host_network,
+            "maxMemory": self.max_memory.map(|size| size.to_string()),
+            "maxCpu": self.max_cpu.map(cores),
+            "maxTimeoutMs": self.max_timeout.map(millis),
+            "images": self.images,
+        })
+    }
+
+    /// As [`Policy::to_json`] without the nulls: what can be read again.
+    #[must_use]
+    pub fn given(&self) -> Map<String, Value> {
+        match self.to_json() {
+            Value::Object(mut keys) => {
+                keys.retain(|_, value| !value.is_null());
+                keys
+            }
+            _ => Map::new(),
+        }
     }
 }
 

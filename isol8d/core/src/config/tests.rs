@@ -476,3 +476,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_policy_alone_is_read_as_in_a_configuration() {
+    let text = r#"{"allowHostNetwork":false,"maxMemory":"64m","maxCpu":0.5,"maxTimeoutMs":1500,"images":["a"]}"#;
+    let policy: Policy = serde_json::from_str(text).expect("it is right");
+    assert_eq!(policy.max_memory, Some(ByteSize::mib(64)));
+    assert_eq!(policy.max_timeout, Some(Duration::from_millis(1500)));
+    let again = serde_json::to_string(&policy.given()).expect("it is JSON");
+    assert_eq!(serde_json::from_str::<Policy>(&again).ok(), Some(policy));
+    assert_eq!(Policy::default().given().len(), 0);
+    for wrong in [r#"{"maxMemry":"1m"}"#, r#"{"maxCpu":0}"#, "[]", "null"] {
+        assert!(serde_json::from_str::<Policy>(wrong).is_err(), "{wrong}");
+    }
+}
