@@ -87,7 +87,7 @@ pub(crate) async fn clean_up(
 }
 
 /// Who has the daemon's files in hand can do all this without it.
-fn may_remove_everything(who: Principal) -> bool {
+pub(crate) fn may_remove_everything(who: Principal) -> bool {
     who.0 == 0 || who.0 == rustix::process::geteuid().as_raw()
 }
 

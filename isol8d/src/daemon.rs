@@ -35,6 +35,7 @@ use crate::{
     audit::Audit,
     egress::{Egress, EgressSettings},
     layers::{Layers, Means},
+    manager,
     outbox::Outbox,
     pool::{PoolHandle, gate::Gate},
     reconcile,
@@ -256,6 +257,9 @@ impl Daemon {
         });
         let daemon = Arc::clone(self);
         self.tasks.spawn(async move { daemon.prewarm().await });
+        let daemon = Arc::clone(self);
+        self.tasks
+            .spawn(async move { manager::keep_informed(&daemon).await });
         let daemon = Arc::clone(self);
         self.tasks.spawn(async move {
             let cleanup = &daemon.config.cleanup;

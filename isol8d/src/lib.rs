@@ -4,7 +4,7 @@
 //! it ([`connection`], [`server`]), what passes the gate ([`convert`]), what
 //! serves it ([`roster`], [`pool`], [`egress`]), a run and its way back (`run`, `outbox`,
 //! [`status`]) and its record ([`audit`]), how it looks after itself ([`daemon`], [`reconcile`],
-//! [`doctor`]), and how it is put together ([`assembly`]).
+//! [`doctor`]), what it tells (`log`, `manager`), and how it is put together ([`assembly`]).
 
 pub mod paths;
 
@@ -37,6 +37,7 @@ pub mod reconcile;
 
 pub mod assembly;
 pub mod log;
+mod manager;
 pub mod signals;
 
 pub use server::serve;

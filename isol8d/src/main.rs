@@ -19,7 +19,6 @@ use isol8d::{
     signals,
     socket::{Socket, SocketError},
 };
-use sd_notify::NotifyState;
 
 /// A live daemon has the socket already: no failure for whoever wanted one.
 const ALREADY_RUNNING: u8 = 3;
@@ -122,7 +121,6 @@ async fn serve(args: Args) -> ExitCode {
         let mut socket = Socket::open(&paths.socket).await?;
         let daemon = Daemon::new(assembly::assemble(config, source, paths)?)?;
         let incoming = socket.accept()?;
-        signals::notify(NotifyState::Ready);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
         tokio::select! {
             served = isol8d::serve(std::sync::Arc::clone(&daemon), incoming) => served?,

@@ -1,8 +1,7 @@
-//! Signals to the daemon, and what it tells the service manager.
+//! Signals to the daemon.
 
 use std::{convert::Infallible, io};
 
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::daemon::Daemon;
@@ -39,15 +38,7 @@ impl Signals {
                 _ = self.hang_up.recv() => "SIGHUP",
             };
             tracing::info!(signal = name, "stopping");
-            notify(NotifyState::Stopping);
             daemon.stop();
         }
-    }
-}
-
-/// Tells the service manager, where there is one.
-pub fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot tell the service manager");
     }
 }

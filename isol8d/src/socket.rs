@@ -1,12 +1,13 @@
 //! The socket that clients dial: at most one daemon on it, and only its own
-//! user can connect, from its first instant.
+//! user can connect, from its first instant. One that the service manager passes
+//! is for whom its file is for, such as a group; it stays when the daemon ends.
 
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::AsRawFd,
         unix::{
             fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
             net::{UnixListener as StdListener, UnixStream as StdStream},
@@ -27,6 +28,8 @@ use tokio::{
 };
 
 use crate::connection::Connection;
+
+mod passed;
 
 /// `sockaddr_un` holds 108 bytes with the NUL.
 const MAX_PATH_BYTES: usize = 107;
@@ -62,7 +65,26 @@ pub struct Socket {
     path: PathBuf,
     /// The file that is ours to remove.
     file: Option<PathBuf>,
+    admits: Admits,
     _lock: File,
+}
+
+/// Who may speak, of those who could connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admits {
+    /// This uid, and root.
+    Own(u32),
+    /// Whom the socket's file lets in: it is the operator's, and not for all.
+    WhoConnects,
+}
+
+impl Admits {
+    fn admits(self, uid: u32) -> bool {
+        match self {
+            Self::Own(own) => uid == own || uid == 0,
+            Self::WhoConnects => true,
+        }
+    }
 }
 
 impl Socket {
@@ -75,21 +97,25 @@ impl Socket {
     /// when something that is not ours is in the way.
     pub async fn open(path: &Path) -> Result<Self, SocketError> {
         check_length(path)?;
-        let lock = lock(path).await?;
-        if let Some(listener) = passed()? {
+        if let Some(listener) = passed::take(path)? {
+            // Somebody always listens there: the service manager.
+            let lock = lock(path, |_| false).await?;
             return Ok(Self {
                 listener: Some(listener),
                 path: path.to_path_buf(),
                 file: None,
+                admits: Admits::WhoConnects,
                 _lock: lock,
             });
         }
+        let lock = lock(path, |path| StdStream::connect(path).is_ok()).await?;
         clear(path)?;
         let (listener, hidden) = bind(path).map_err(|error| unusable(path, &error))?;
         Ok(Self {
             listener: Some(listener),
             path: path.to_path_buf(),
             file: Some(hidden),
+            admits: Admits::Own(rustix::process::geteuid().as_raw()),
             _lock: lock,
         })
     }
@@ -116,11 +142,11 @@ impl Socket {
         let listener = listener.ok_or_else(|| {
             Failure::new(FailureKind::Internal, "the socket cannot be listened on")
         })?;
-        let own = rustix::process::geteuid().as_raw();
+        let admits = self.admits;
         Ok(futures_util::stream::unfold(
             listener,
             move |listener| async move {
-                let connection = accept_one(&listener, own).await;
+                let connection = accept_one(&listener, admits).await;
                 Some((Ok(connection), listener))
             },
         ))
@@ -136,8 +162,8 @@ impl Drop for Socket {
     }
 }
 
-/// The next connection of a uid that may speak: the daemon's own or root.
-async fn accept_one(listener: &UnixListener, own: u32) -> Connection<UnixStream> {
+/// The next connection of a uid that may speak.
+async fn accept_one(listener: &UnixListener, admits: Admits) -> Connection<UnixStream> {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -148,7 +174,7 @@ async fn accept_one(listener: &UnixListener, own: u32) -> Connection<UnixStream>
             }
         };
         match stream.peer_cred() {
-            Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
+            Ok(peer) if admits.admits(peer.uid()) => {
                 return Connection::new(stream, Principal(peer.uid()));
             }
             Ok(peer) => tracing::warn!(uid = peer.uid(), "turned away a stranger"),
@@ -173,7 +199,8 @@ fn check_length(path: &Path) -> Result<(), Failure> {
 }
 
 /// Takes the lock beside the socket, waiting for a daemon that is going down.
-async fn lock(path: &Path) -> Result<File, SocketError> {
+/// `answers` tells whether it is one that serves.
+async fn lock(path: &Path, answers: impl Fn(&Path) -> bool) -> Result<File, SocketError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
@@ -200,7 +227,7 @@ async fn lock(path: &Path) -> Result<File, SocketError> {
             Err(TryLockError::WouldBlock) => {}
         }
         // Locked and answering: alive. Locked and silent: starting or ending.
-        if StdStream::connect(path).is_ok() {
+        if answers(path) {
             return Err(SocketError::AlreadyRunning(path.to_path_buf()));
         }
         if Instant::now() >= patience {
@@ -216,30 +243,6 @@ async fn lock(path: &Path) -> Result<File, SocketError> {
         }
         sleep(LOCK_POLL).await;
     }
-}
-
-/// The socket that systemd passed, if it did.
-fn passed() -> Result<Option<StdListener>, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            FailureKind::HostLacks,
-            "cannot take the socket from the service manager",
-        )
-        .cause(error.to_string())
-    };
-    let Some(fd) = sd_notify::listen_fds().map_err(|e| failed(&e))?.next() else {
-        return Ok(None);
-    };
-    // Asking the kernel for a copy needs no promise about who owns the number.
-    let own = rustix::process::pidfd_open(
-        rustix::process::getpid(),
-        rustix::process::PidfdFlags::empty(),
-    )
-    .map_err(|e| failed(&e))?;
-    let copy =
-        rustix::process::pidfd_getfd(own.as_fd(), fd, rustix::process::PidfdGetfdFlags::empty())
-            .map_err(|e| failed(&e))?;
-    Ok(Some(StdListener::from(copy)))
 }
 
 /// Removes a dead socket, and nothing else.

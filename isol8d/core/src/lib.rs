@@ -4,7 +4,7 @@
 //! what the operator wants ([`config`]), what is asked ([`request`], [`env`]),
 //! who may go first ([`admission`]), what serves it ([`sandbox`],
 //! [`pool`], [`session`]), what leaves ([`mask`], [`output`]), how it ends ([`outcome`],
-//! [`failure`]).
+//! [`failure`]), and how a log line is written ([`journal`]).
 
 pub mod ids;
 pub mod quantity;
@@ -31,3 +31,5 @@ pub mod output;
 
 pub mod failure;
 pub mod outcome;
+
+pub mod journal;

@@ -2,7 +2,11 @@
 
 use std::{fs, sync::Arc, sync::atomic::Ordering};
 
-use isol8_core::{failure::Failure, ids::Principal, sandbox::EngineKind};
+use isol8_core::{
+    failure::{Failure, FailureKind},
+    ids::Principal,
+    sandbox::EngineKind,
+};
 use isol8_proto::v1::{self, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
@@ -186,6 +190,11 @@ impl AdminService for Admin {
         request: Request<v1::ShutdownRequest>,
     ) -> Result<Response<v1::ShutdownResponse>, Status> {
         let principal = principal(&request).map_err(|failure| status::from_failure(&failure))?;
+        if !cleanup::may_remove_everything(principal) {
+            let message = "only root and the user of the daemon may stop it";
+            let failure = Failure::new(FailureKind::Forbidden, message).hint("use `sudo`");
+            return Err(status::from_failure(&failure));
+        }
         tracing::info!(uid = principal.0, "a client asked to stop");
         self.0.stop();
         Ok(Response::new(v1::ShutdownResponse {}))
