@@ -76,6 +76,12 @@ pub(crate) enum Command {
         /// The shell to print them for
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a folder that is there
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

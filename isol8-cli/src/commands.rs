@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod daemon;
 mod doctor;
+mod man;
 mod progress;
 mod run;
 mod serve;
@@ -38,6 +39,7 @@ pub(crate) fn perform(command: Command, debug: bool, console: &Console) -> Resul
         Command::Doctor { json } => wait(doctor::doctor(json, &paths, console)),
         Command::Daemon(command) => wait(daemon::daemon(&command, &paths, console)),
         Command::Completions { shell } => completions::completions(shell),
+        Command::Man { folder } => man::man(&folder),
     }
 }
 
