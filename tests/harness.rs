@@ -3,7 +3,8 @@
 //! what the host shows of it ([`host`]), what must not remain ([`leftovers`]), an
 //! engine that a test may break ([`private_docker`]), an internet of a test's own
 //! ([`internet`]) with its web servers ([`origin`]), names ([`resolver`]) and
-//! certificates ([`authority`]), and patience ([`wait`]).
+//! certificates ([`authority`]), the gateway of a stage ([`gateway`]) and how it is
+//! spoken to ([`http`], [`websocket`]), and patience ([`wait`]).
 
 pub mod stage;
 
@@ -19,6 +20,10 @@ pub mod authority;
 pub mod internet;
 pub mod origin;
 pub mod resolver;
+
+pub mod gateway;
+pub mod http;
+pub mod websocket;
 
 pub mod wait;
 

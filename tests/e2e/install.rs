@@ -3,7 +3,7 @@
 //! `cache` counts what is fetched, `hostile` is what a package can try, `names`
 //! what is refused before anything runs.
 
-mod registry;
+pub(crate) mod registry;
 
 mod cache;
 mod hostile;

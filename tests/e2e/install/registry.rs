@@ -59,7 +59,7 @@ pub(super) fn everywhere(internet: &Internet) {
 }
 
 /// Publishes a python package of one module, as a wheel.
-pub(super) fn wheel(stage: &Stage, internet: &Internet, name: &str, module: &str) {
+pub(crate) fn wheel(stage: &Stage, internet: &Internet, name: &str, module: &str) {
     everywhere(internet);
     let archive_name = format!("{name}-1.0-py3-none-any.whl");
     let info = format!("{name}-1.0.dist-info");
