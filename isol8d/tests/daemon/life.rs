@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use isol8_core::{config::EngineChoice, sandbox::EngineKind};
+use isol8_core::{config::EngineChoice, ids::Principal, sandbox::EngineKind};
 use isol8_engine::fake::{Fault, Step};
 use isol8_proto::v1::{
     self, Verdict, admin_service_client::AdminServiceClient,
@@ -235,8 +235,14 @@ async fn the_second_signal_skips_the_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_client_may_ask_the_daemon_to_end() {
     let stage = Stage::new();
+    // Somebody else who may run programs may not.
+    let other = Principal(rustix::process::geteuid().as_raw() + 1);
+    let mut other = AdminServiceClient::new(stage.channel(other));
+    let refused = other.shutdown(v1::ShutdownRequest {}).await;
+    let code = refused.expect_err("it is not theirs").code();
+    assert_eq!(code, Code::PermissionDenied);
     // An idle connection does not hold it.
-    let channel = stage.channel(ME);
+    let channel = stage.channel(Principal(0));
     let mut admin = AdminServiceClient::new(channel.clone());
     admin
         .shutdown(v1::ShutdownRequest {})
