@@ -159,6 +159,7 @@ impl Task {
         let temporary = job.start.session.clone().filter(|_| job.temporary);
         let shared = Arc::clone(&self.shared);
         let _flight = shared.metrics.flight();
+        let began = tokio::time::Instant::now();
         let client = self.sender.clone();
         let ended = tokio::select! {
             biased;
@@ -172,6 +173,7 @@ impl Task {
         let last = match ended {
             Ok(ended) => {
                 count(&shared.metrics, &ended);
+                shared.metrics.ran(began.elapsed());
                 Some(Event::Ended(Box::new(ended)))
             }
             Err(Trouble::Failed(refusal)) => {

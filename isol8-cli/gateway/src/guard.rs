@@ -21,6 +21,7 @@ use crate::{
     gateway::Shared,
     keys::{self, Caller},
     refusal::Refusal,
+    routes::ui,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -91,7 +92,8 @@ pub(crate) async fn admit(
     if let Err(refusal) = origin::check(request.headers(), request.uri(), &shared) {
         return refusal.into_response();
     }
-    if request.uri().path() != HEALTH {
+    let path = request.uri().path();
+    if path != HEALTH && !ui::is_open(path) {
         match caller(request.headers(), &shared) {
             Ok(caller) => {
                 tracing::debug!(key = caller.name(), "known");

@@ -1,6 +1,7 @@
 //! What the gateway counts, and how it and the daemon's status look to Prometheus.
 
 mod daemon;
+mod histogram;
 
 use std::{
     collections::BTreeMap,
@@ -14,25 +15,39 @@ use std::{
 
 pub(crate) use daemon::of_daemon;
 
+use histogram::Histogram;
+
 /// Upper ends, in seconds, of the classes of answer times.
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
 
+/// The same for whole runs: finer where warm and cold starts are.
+const RUN_BUCKETS: [f64; 16] = [
+    0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
 /// Counters of one gateway. Labels are its own routes and verdicts, so that no
 /// client can make more of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
     answers: Mutex<BTreeMap<(String, String, u16), u64>>,
-    times: Mutex<BTreeMap<String, Times>>,
+    times: Mutex<BTreeMap<String, Histogram>>,
     runs: Mutex<BTreeMap<String, u64>>,
+    run_times: Mutex<Histogram>,
     connections: AtomicI64,
     in_flight: AtomicI64,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Times {
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    seconds: f64,
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            answers: Mutex::default(),
+            times: Mutex::default(),
+            runs: Mutex::default(),
+            run_times: Mutex::new(Histogram::new(&RUN_BUCKETS)),
+            connections: AtomicI64::new(0),
+            in_flight: AtomicI64::new(0),
+        }
+    }
 }
 
 /// Counts down when it is dropped.
@@ -69,18 +84,20 @@ impl Metrics {
         *lock(&self.runs).entry(verdict.to_owned()).or_default() += 1;
     }
 
+    /// A run came to a verdict, this long after it was asked for.
+    pub(crate) fn ran(&self, elapsed: Duration) {
+        lock(&self.run_times).add(elapsed);
+    }
+
     /// The head of an answer is made.
     pub(crate) fn answered(&self, route: &str, method: &str, status: u16, elapsed: Duration) {
         let key = (route.to_owned(), known(method).to_owned(), status);
         *lock(&self.answers).entry(key).or_default() += 1;
         let mut times = lock(&self.times);
-        let times = times.entry(route.to_owned()).or_default();
-        let seconds = elapsed.as_secs_f64();
-        times.count += 1;
-        times.seconds += seconds;
-        for (bucket, end) in times.buckets.iter_mut().zip(BUCKETS) {
-            *bucket += u64::from(seconds <= end);
-        }
+        let times = times.entry(route.to_owned());
+        times
+            .or_insert_with(|| Histogram::new(&BUCKETS))
+            .add(elapsed);
     }
 
     /// Everything as Prometheus text.
@@ -112,33 +129,7 @@ impl Metrics {
             "Until the head of the answer.",
         );
         for (route, times) in &*lock(&self.times) {
-            let bucket = format!("{name}_bucket");
-            for (end, count) in BUCKETS.iter().zip(times.buckets) {
-                line(
-                    &mut text,
-                    &bucket,
-                    &[("route", route), ("le", &end.to_string())],
-                    &count,
-                );
-            }
-            line(
-                &mut text,
-                &bucket,
-                &[("route", route), ("le", "+Inf")],
-                &times.count,
-            );
-            line(
-                &mut text,
-                &format!("{name}_sum"),
-                &[("route", route)],
-                &times.seconds,
-            );
-            line(
-                &mut text,
-                &format!("{name}_count"),
-                &[("route", route)],
-                &times.count,
-            );
+            times.write(&mut text, name, &[("route", route)]);
         }
         family(
             &mut text,
@@ -154,6 +145,10 @@ impl Metrics {
                 count,
             );
         }
+        let name = "isol8_http_run_duration_seconds";
+        let help = "Runs with a verdict, from the request to the end.";
+        family(&mut text, name, "histogram", help);
+        lock(&self.run_times).write(&mut text, name, &[]);
         gauge(
             &mut text,
             "isol8_http_runs_in_flight",
@@ -221,10 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_counted_in_every_class_that_they_fit_into() {
+    fn times_are_told_of_every_route_and_of_runs() {
         let metrics = Metrics::default();
         metrics.answered("/x", "GET", 200, Duration::from_millis(20));
         metrics.answered("/x", "BREW", 405, Duration::from_secs(1000));
+        metrics.ran(Duration::from_millis(20));
         let text = metrics.text();
         for expected in [
             r#"isol8_http_request_duration_seconds_bucket{route="/x",le="0.01"} 0"#,
@@ -233,6 +229,10 @@ mod tests {
             r#"isol8_http_request_duration_seconds_bucket{route="/x",le="+Inf"} 2"#,
             r#"isol8_http_request_duration_seconds_count{route="/x"} 2"#,
             r#"isol8_http_requests_total{route="/x",method="other",status="405"} 1"#,
+            r#"isol8_http_run_duration_seconds_bucket{le="0.01"} 0"#,
+            r#"isol8_http_run_duration_seconds_bucket{le="0.02"} 1"#,
+            "isol8_http_run_duration_seconds_sum 0.02",
+            "isol8_http_run_duration_seconds_count 1",
         ] {
             assert!(
                 text.lines().any(|line| line == expected),

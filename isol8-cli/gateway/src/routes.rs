@@ -7,6 +7,7 @@ mod sessions;
 mod socket;
 mod stream;
 mod system;
+pub(crate) mod ui;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -34,6 +35,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .route("/cleanup", post(sessions::cleanup))
         .route("/metrics", get(system::metrics))
         .route("/openapi.json", get(openapi::document))
+        .merge(ui::routes())
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such path") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(

@@ -91,7 +91,7 @@ pub(crate) fn of_daemon(status: Option<&StatusResponse>) -> String {
 
 fn pools(text: &mut String, pools: &[PoolStatus]) {
     type Of = fn(&PoolStatus) -> u64;
-    let families: [(&str, &str, &str, Of); 4] = [
+    let families: [(&str, &str, &str, Of); 5] = [
         (
             "isol8_daemon_pool_warm",
             "gauge",
@@ -104,6 +104,9 @@ fn pools(text: &mut String, pools: &[PoolStatus]) {
             "Wanted ones.",
             |pool| pool.target.into(),
         ),
+        ("isol8_daemon_pool_making", "gauge", "Being made.", |pool| {
+            pool.making.into()
+        }),
         (
             "isol8_daemon_pool_hits_total",
             "counter",

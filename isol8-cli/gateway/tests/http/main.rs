@@ -3,7 +3,7 @@
 //! [`fake`] is that daemon, [`stage`] starts both, [`client`] speaks HTTP by hand,
 //! so that it can also speak it badly. Then who may come in ([`doors`]), runs
 //! ([`execute`], [`stream`], [`socket`]), sessions with their files ([`sessions`], [`files`]),
-//! what tells of the gateway itself ([`system`]), clients that mean no good
+//! what tells of the gateway itself ([`system`], [`ui`]), clients that mean no good
 //! ([`hostile`]), and the end ([`stop`]).
 
 mod client;
@@ -19,6 +19,7 @@ mod files;
 mod sessions;
 
 mod system;
+mod ui;
 
 mod hostile;
 mod stop;

@@ -22,11 +22,16 @@ fn metrics_tell_of_gateway_and_daemon() {
         r#"isol8_http_runs_total{verdict="exited"} 1"#,
         r#"isol8_http_runs_total{verdict="failed"} 1"#,
         "isol8_http_runs_in_flight 0",
+        // One came to a verdict.
+        r#"isol8_http_run_duration_seconds_bucket{le="+Inf"} 1"#,
+        "isol8_http_run_duration_seconds_count 1",
         "isol8_daemon_up 1",
         "isol8_daemon_runs_in_flight 3",
         "isol8_daemon_runs_total 17",
         r#"isol8_daemon_engine_healthy{engine="native"} 1"#,
         r#"isol8_daemon_pool_warm{engine="native",runtime="python",key="512m"} 2"#,
+        r#"isol8_daemon_pool_target{engine="native",runtime="python",key="512m"} 0"#,
+        r#"isol8_daemon_pool_making{engine="native",runtime="python",key="512m"} 0"#,
         r#"isol8_daemon_pool_hits_total{engine="native",runtime="python",key="512m"} 9"#,
     ] {
         assert!(
