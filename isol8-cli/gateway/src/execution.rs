@@ -23,6 +23,7 @@ use crate::{
     files,
     gateway::Shared,
     job::Job,
+    keys,
     metrics::Metrics,
     outcome::{Ended, record},
     refusal::Refusal,
@@ -156,6 +157,7 @@ impl From<tonic::Status> for Trouble {
 impl Task {
     async fn whole(mut self, job: Job, input: Input) {
         let own = job.prefix.clone();
+        let revoked = job.revoked.clone();
         let temporary = job.start.session.clone().filter(|_| job.temporary);
         let shared = Arc::clone(&self.shared);
         let _flight = shared.metrics.flight();
@@ -165,6 +167,7 @@ impl Task {
             biased;
             () = client.closed() => Err(Trouble::Gone),
             () = shared.stop.cancelled() => Err(Refusal::stopping().into()),
+            () = revoked.cancelled() => Err(keys::revoked().into()),
             // A bug in here must not leave the session behind.
             ended = AssertUnwindSafe(self.run(job, input)).catch_unwind() => {
                 ended.unwrap_or_else(|_| Err(Refusal::internal().into()))

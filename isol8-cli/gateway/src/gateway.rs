@@ -7,14 +7,8 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    accept,
-    body::Room,
-    bounds::Bounds,
-    daemon::Daemon,
-    keys::{Caller, Keys},
-    metrics::Metrics,
-    policy::Policy,
-    routes,
+    accept, body::Room, bounds::Bounds, daemon::Daemon, keys::Keys, metrics::Metrics,
+    policy::Policy, routes,
 };
 
 /// What one gateway is like.
@@ -22,7 +16,7 @@ use crate::{
 pub struct Settings {
     /// What `/health` tells.
     pub version: String,
-    /// Who may come in.
+    /// Who may come in. Whoever has a clone can change it while the gateway serves.
     pub keys: Keys,
     /// What nobody may ask for.
     pub policy: Policy,
@@ -43,7 +37,7 @@ pub struct Gateway {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) version: String,
-    pub(crate) callers: Vec<Arc<Caller>>,
+    pub(crate) keys: Keys,
     pub(crate) policy: Policy,
     pub(crate) hosts: Vec<String>,
     /// Where it listens.
@@ -78,7 +72,7 @@ impl Gateway {
         let address = listener.local_addr().ok().map(|address| address.ip());
         let shared = Arc::new(Shared {
             version: settings.version,
-            callers: settings.keys.into_callers(settings.bounds.runs_per_key),
+            keys: settings.keys,
             policy: settings.policy,
             hosts: settings.hosts,
             address,
@@ -91,6 +85,9 @@ impl Gateway {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
+        shared.keys.allow_runs(shared.bounds.runs_per_key);
+        let watch = shared.keys.clone().watch_expiry(stop);
+        shared.tasks.spawn(watch);
         let router = routes::router(&shared);
         accept::serve(listener, router, Arc::clone(&shared)).await;
         shared.tasks.close();

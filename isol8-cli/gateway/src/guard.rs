@@ -14,12 +14,13 @@ use axum::{
 };
 use data_encoding::HEXLOWER;
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
     gateway::Shared,
-    keys::{self, Caller},
+    keys::{Caller, revoked},
     refusal::Refusal,
     routes::ui,
 };
@@ -97,7 +98,14 @@ pub(crate) async fn admit(
         match caller(request.headers(), &shared) {
             Ok(caller) => {
                 tracing::debug!(key = caller.name(), "known");
+                let gone = caller.revoked().clone();
                 request.extensions_mut().insert(caller);
+                return tokio::select! {
+                    biased;
+                    response = next.run(request) => response,
+                    // What it asked for is dropped, and so ended.
+                    () = gone.cancelled() => revoked().into_response(),
+                };
             }
             Err(refusal) => return refusal.into_response(),
         }
@@ -106,16 +114,17 @@ pub(crate) async fn admit(
 }
 
 fn caller(headers: &HeaderMap, shared: &Shared) -> Result<Arc<Caller>, Refusal> {
-    let Some(given) = headers.get(header::AUTHORIZATION) else {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(first) = given.next() else {
         let message = "Missing Authorization header";
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
     };
-    let key = given.to_str().ok().and_then(|given| {
-        let (scheme, key) = given.split_once(' ')?;
+    // Of two, a proxy before us may have looked at the other one.
+    let only = Some(first).filter(|_| given.next().is_none());
+    let key = only.and_then(|given| {
+        let (scheme, key) = given.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
-    let found = key.and_then(|key| keys::find(&shared.callers, key));
-    found
-        .cloned()
-        .ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, "Invalid API key"))
+    let found = key.and_then(|key| shared.keys.find(key, Timestamp::now()));
+    found.ok_or_else(|| Refusal::new(StatusCode::FORBIDDEN, "Invalid API key"))
 }

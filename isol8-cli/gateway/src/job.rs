@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use isol8_proto::v1::{NetworkFilter, NetworkMode, PatternList, Start};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{ExecuteBody, FileContent, NetworkName, Options},
@@ -41,6 +42,8 @@ pub(crate) struct Job {
     pub(crate) temporary: bool,
     /// What the names of the caller's sessions begin with.
     pub(crate) prefix: String,
+    /// Fires when the caller's key is no more.
+    pub(crate) revoked: CancellationToken,
 }
 
 impl Job {
@@ -109,6 +112,7 @@ impl Job {
             outputs: request.output_paths,
             temporary,
             prefix: session::prefix(caller),
+            revoked: caller.revoked().clone(),
         })
     }
 

@@ -1,45 +1,82 @@
 //! API keys: kept as digests, compared in constant time.
+//!
+//! A [`Key`] opens the gateway; [`Keys`] are all of them, and can be replaced while
+//! it serves. They come from the command line, from a [`file`], and from a
+//! database ([`store`]) that `isol8 key` writes; [`keeper`] puts them together and
+//! looks for changes.
 
-use std::{fmt, sync::Arc};
+mod file;
+mod keeper;
+mod name;
+mod ring;
+mod store;
+
+use std::fmt;
 
 use data_encoding::HEXLOWER;
 use isol8_core::config;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
-use tokio::sync::Semaphore;
+
+pub use keeper::{Keeper, Sources};
+pub use name::{KeyName, WrongName};
+pub use ring::Keys;
+pub(crate) use ring::{Caller, revoked};
+pub use store::{NewKey, Rotation, Store, Stored};
 
 /// Hex digits that stand for a key in the names of its sessions.
 const OWNER_CHARS: usize = 16;
 
+/// SHA-256 of a key's text.
+type Digest = [u8; 32];
+
+fn digest_of(text: &str) -> Digest {
+    Sha256::digest(text).into()
+}
+
+/// Stands for a key in the names of its sessions. Of two keys with the same one,
+/// each has the sessions of the other.
+fn owner_of(domain: &[u8], text: &str) -> String {
+    // Another digest than the one that is compared: names of sessions are seen by
+    // others.
+    let owner = Sha256::new().chain_update(domain).chain_update(text);
+    let mut owner = HEXLOWER.encode(&owner.finalize());
+    owner.truncate(OWNER_CHARS);
+    owner
+}
+
 /// A key that opens the gateway. Its text is not kept.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Key {
     name: String,
-    digest: [u8; 32],
+    digest: Digest,
     owner: String,
     is_admin: bool,
     policy: config::Policy,
+    /// From then on it opens nothing.
+    expires: Option<Timestamp>,
 }
 
 impl Key {
-    /// A key with a name for logs. Who is `is_admin` may clean up, which touches
-    /// sandboxes of others too.
+    /// A key with a name for logs; its sessions belong to the text. Who is
+    /// `is_admin` may clean up, which touches sandboxes of others too.
     #[must_use]
     pub fn new(name: impl Into<String>, text: &str, is_admin: bool) -> Self {
-        // Another digest than the one that is compared: names of sessions are
-        // seen by others.
-        let owner = Sha256::new()
-            .chain_update(b"isol8 session owner\0")
-            .chain_update(text)
-            .finalize();
-        let mut owner = HEXLOWER.encode(&owner);
-        owner.truncate(OWNER_CHARS);
+        let owner = owner_of(b"isol8 session owner\0", text);
         Self {
-            name: name.into(),
-            digest: Sha256::digest(text).into(),
-            owner,
             is_admin,
+            ..Self::of_digest(name.into(), digest_of(text), owner)
+        }
+    }
+
+    fn of_digest(name: String, digest: Digest, owner: String) -> Self {
+        Self {
+            name,
+            digest,
+            owner,
+            is_admin: false,
             policy: config::Policy::default(),
+            expires: None,
         }
     }
 
@@ -47,6 +84,19 @@ impl Key {
     #[must_use]
     pub fn with_policy(self, policy: config::Policy) -> Self {
         Self { policy, ..self }
+    }
+
+    /// The same until then, and not a moment longer.
+    #[must_use]
+    pub fn until(self, expires: Timestamp) -> Self {
+        Self {
+            expires: Some(expires),
+            ..self
+        }
+    }
+
+    fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
     }
 }
 
@@ -58,87 +108,9 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Every key of a gateway.
-#[derive(Debug, Clone, Default)]
-pub struct Keys(Vec<Key>);
-
-impl Keys {
-    /// The keys that open the gateway; without any it stays shut.
-    #[must_use]
-    pub fn new(keys: Vec<Key>) -> Self {
-        Self(keys)
-    }
-
-    pub(crate) fn into_callers(self, runs: usize) -> Vec<Arc<Caller>> {
-        let caller = |key| {
-            Arc::new(Caller {
-                key,
-                runs: Arc::new(Semaphore::new(runs)),
-            })
-        };
-        self.0.into_iter().map(caller).collect()
-    }
-}
-
-/// A key in use.
-#[derive(Debug)]
-pub(crate) struct Caller {
-    key: Key,
-    /// What it may run at once.
-    pub(crate) runs: Arc<Semaphore>,
-}
-
-impl Caller {
-    pub(crate) fn name(&self) -> &str {
-        &self.key.name
-    }
-
-    pub(crate) fn is_admin(&self) -> bool {
-        self.key.is_admin
-    }
-
-    /// What the key may ask for of what the gateway allows.
-    pub(crate) fn policy(&self) -> &config::Policy {
-        &self.key.policy
-    }
-
-    /// Stands for the key in the names of its sessions.
-    pub(crate) fn owner(&self) -> &str {
-        &self.key.owner
-    }
-}
-
-/// Whose key this is. Every key is looked at, so that time tells nothing.
-pub(crate) fn find<'a>(callers: &'a [Arc<Caller>], text: &str) -> Option<&'a Arc<Caller>> {
-    let digest: [u8; 32] = Sha256::digest(text).into();
-    let mut found = None;
-    for caller in callers {
-        if bool::from(caller.key.digest.ct_eq(&digest)) {
-            found = Some(caller);
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_whole_key_opens() {
-        let keys = Keys::new(vec![
-            Key::new("a", "first", true),
-            Key::new("b", "second", false),
-        ]);
-        let callers = keys.into_callers(1);
-        let name = |text| find(&callers, text).map(|caller| caller.name().to_owned());
-        assert_eq!(name("first").as_deref(), Some("a"));
-        assert_eq!(name("second").as_deref(), Some("b"));
-        for wrong in ["", "firs", "first ", "First", "third"] {
-            assert_eq!(name(wrong), None, "{wrong:?}");
-        }
-        assert!(find(&[], "").is_none());
-    }
 
     #[test]
     fn sessions_do_not_tell_the_digest() {

@@ -36,6 +36,8 @@ mod routes;
 pub use bounds::Bounds;
 pub use daemon::{Daemon, Dial};
 pub use gateway::{Gateway, Settings};
-pub use keys::{Key, Keys};
+pub use keys::{
+    Keeper, Key, KeyName, Keys, NewKey, Rotation, Sources, Store, Stored, WrongName,
+};
 pub use outcome::record;
 pub use policy::{Policy, Usual};
