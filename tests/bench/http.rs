@@ -200,6 +200,8 @@ async fn one(
     let mut plain = Samples::default();
     let mut connection = gateway.connect().await?;
     let mut client = stage.runs();
+    // The gateway dials the daemon, and an image may have to be built.
+    connection.execute().await?;
     for turn in 0..options.samples * 2 {
         // Neither is always the one that comes after the bare interpreter.
         for by_http in [turn % 2 == 0, turn % 2 == 1] {

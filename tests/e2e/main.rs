@@ -6,7 +6,7 @@
 //! added to it, `images` what is in its image, `exhaustion` and `escape` what
 //! hostile programs try, `secrets` and `tenants` what must not reach others,
 //! `sessions` what outlives a run, `kill` that it outlives the daemon too,
-//! `cleanup` how it ends, `serve` what comes in over HTTP, `faults` what happens when the world around a run breaks.
+//! `cleanup` how it ends, `serve` what comes in over HTTP, `docs` what the pages promise, `faults` what happens when the world around a run breaks.
 //!
 //! Cases have numbers, so that a finding can be talked about: RX is a resource
 //! that runs out, ES a way out of the sandbox, NE a way out by the network, PR
@@ -41,4 +41,5 @@ mod serve;
 mod sockets;
 mod unprivileged;
 
+mod docs;
 mod soak;
