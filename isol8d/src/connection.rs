@@ -10,18 +10,25 @@ use isol8_core::ids::Principal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
+use crate::server::authority::Authority;
+
 /// A byte stream and the host uid at its other end. The principal travels with
 /// every request in its extensions.
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
     principal: Principal,
+    authority: Authority,
 }
 
 impl<S> Connection<S> {
     /// `principal` must come from the kernel, never from the client.
     pub fn new(stream: S, principal: Principal) -> Self {
-        Self { stream, principal }
+        Self {
+            stream,
+            principal,
+            authority: Authority::default(),
+        }
     }
 }
 
@@ -39,7 +46,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.authority.mend(&mut buffer.filled_mut()[before..]);
+        polled
     }
 }
 

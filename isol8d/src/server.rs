@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod admin;
+pub(crate) mod authority;
 mod image;
 mod run;
 mod session;
@@ -62,9 +63,14 @@ where
         Failure::new(FailureKind::Internal, "the server failed").because(error)
     };
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(isol8_proto::DESCRIPTORS)
-        .build_v1()
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(isol8_proto::DESCRIPTORS)
+    };
+    let reflection_v1 = reflection().build_v1().map_err(|error| internal(&error))?;
+    // Most tools still speak this one.
+    let reflection_v1alpha = reflection()
+        .build_v1alpha()
         .map_err(|error| internal(&error))?;
     daemon.start_chores(&reporter);
     let server = Server::builder()
@@ -90,7 +96,8 @@ where
                 .max_decoding_message_size(MAX_FILE_MESSAGE_BYTES),
         )
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection_v1)
+        .add_service(reflection_v1alpha)
         .serve_with_incoming_shutdown(incoming, daemon.stopping().clone().cancelled_owned());
     let mut server = Box::pin(server);
     let mut over = false;
