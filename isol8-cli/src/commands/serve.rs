@@ -1,5 +1,7 @@
 //! `isol8 serve`: the HTTP gateway, until a signal ends it.
 
+mod log;
+mod manager;
 mod port;
 
 use std::{env, io, net::TcpListener, sync::Arc};
@@ -8,7 +10,6 @@ use isol8_core::failure::{Failure, FailureKind};
 use isol8_gateway::{Bounds, Daemon, Dial, Gateway, Key, Keys, Policy, Settings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::ServeArgs,
@@ -44,7 +45,7 @@ pub(super) fn serve(
         hosts: args.allow_host,
         bounds: Bounds::default(),
     };
-    log(debug);
+    log::start(debug);
     // Unlike the other commands it does many things at once.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -83,6 +84,7 @@ async fn until_signal(
     let stop = CancellationToken::new();
     let gateway = Gateway::new(settings, Daemon::new(dial(socket)));
     let serving = tokio::spawn(gateway.serve(listener, stop.clone()));
+    let informed = tokio::spawn(manager::keep_informed(address, stop.clone()));
     console.say(&format!("isol8 serves http://{address}"));
     if !address.ip().is_loopback() {
         console.warning("keys and programs travel in the clear: put a TLS proxy before it");
@@ -90,6 +92,7 @@ async fn until_signal(
     signals.next().await;
     console.say("stopping; once more to stop at once");
     stop.cancel();
+    let _told = informed.await;
     tokio::select! {
         ended = serving => ended.map(|()| Exit::Done).map_err(|error| cannot(error.into())),
         number = signals.next() => Ok(Exit::Interrupted(number)),
@@ -104,20 +107,6 @@ fn dial(socket: Socket) -> Dial {
         Ok(None) => Err(io::ErrorKind::ConnectionRefused.into()),
         Err(failure) => Err(io::Error::other(failure)),
     })
-}
-
-fn log(debug: bool) {
-    let wanted = env::var("ISOL8_LOG").ok().filter(|text| !text.is_empty());
-    let usual = match debug {
-        true => "info,isol8_gateway=debug",
-        false => "warn,isol8_gateway=info",
-    };
-    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(usual));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(usual)))
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .init();
 }
 
 struct Signals {
