@@ -2,6 +2,7 @@
 //! are judged in [`crate::plan`], where a message can say more than clap can,
 //! and where a secret in a wrong place stays out of it.
 
+mod key;
 mod serve;
 mod session;
 
@@ -18,6 +19,7 @@ use crate::{
     exit::{EXIT_CODES, Exit},
 };
 
+pub(crate) use key::{AddArgs, KeyArgs, KeyCommand};
 pub(crate) use serve::ServeArgs;
 pub(crate) use session::SessionCommand;
 
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Cleanup(CleanupArgs),
     /// Serve the HTTP API to other programs and machines
     Serve(ServeArgs),
+    /// Make, list and remove the keys that `isol8 serve` lets in
+    Key(KeyArgs),
     /// Show the resolved configuration and where it came from
     Config(ConfigArgs),
     /// Show the daemon, its engines and its pool

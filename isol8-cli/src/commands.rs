@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod daemon;
 mod doctor;
+mod key;
 mod man;
 mod progress;
 mod run;
@@ -33,6 +34,7 @@ pub(crate) fn perform(command: Command, debug: bool, console: &Console) -> Resul
         Command::Build(args) => wait(build::build(&args, &paths, console)),
         Command::Session(command) => wait(session::session(command, &paths, console)),
         Command::Cleanup(args) => wait(cleanup::cleanup(&args, &paths, console)),
+        Command::Key(args) => key::key(args, &paths, console),
         Command::Serve(args) => serve::serve(args, debug, &paths, console),
         Command::Config(args) => config::config(&args),
         Command::Status { json } => wait(status::status(json, &paths, console)),

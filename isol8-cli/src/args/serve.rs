@@ -1,5 +1,7 @@
 //! `isol8 serve` as typed.
 
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 
 #[derive(Debug, ClapArgs)]
@@ -7,9 +9,17 @@ pub(crate) struct ServeArgs {
     /// The port to listen at [default: $ISOL8_PORT, $PORT, 3000]
     #[arg(short, long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
-    /// The key that clients must have [default: $ISOL8_API_KEY]
+    /// A key that clients may come with; others on this machine can see it, so
+    /// rather give it in the environment [default: $ISOL8_API_KEY]
     #[arg(short, long, value_name = "KEY", allow_hyphen_values = true)]
     pub(crate) key: Option<String>,
+    /// A JSON file of keys with names, read again on SIGHUP; nobody else may be
+    /// able to read it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) keys_file: Option<PathBuf>,
+    /// The database that `isol8 key` writes [default: keys.db in the state folder]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) keys_db: Option<PathBuf>,
     /// The address to listen at
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub(crate) bind: std::net::IpAddr,

@@ -1,14 +1,15 @@
 //! `isol8 serve`: the HTTP gateway, until a signal ends it.
 
+mod keys;
 mod log;
 mod manager;
 mod port;
+mod signals;
 
-use std::{env, io, net::TcpListener, sync::Arc};
+use std::{io, net::TcpListener, sync::Arc};
 
 use isol8_core::failure::{Failure, FailureKind};
-use isol8_gateway::{Bounds, Daemon, Dial, Gateway, Key, Keys, Policy, Settings};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use isol8_gateway::{Bounds, Daemon, Dial, Gateway, Keeper, Policy, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +21,8 @@ use crate::{
     settings,
 };
 
-const KEY: &str = "ISOL8_API_KEY";
+use keys::Keeping;
+use signals::{Order, Signals};
 
 /// Serves. Ends with 0 after a first signal, when all runs are over; a second one
 /// ends it at once.
@@ -33,14 +35,14 @@ pub(super) fn serve(
     if args.update {
         console.note("nothing is downloaded: the server is a part of this program");
     }
-    let key = key(args.key.as_deref())?;
+    let keeper = keys::read(&args, paths)?;
     let policy = Policy::of(&settings::load()?.config);
     let Some(listener) = port::listen(args.bind, args.port, console)? else {
         return Ok(Exit::Done);
     };
     let settings = Settings {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        keys: Keys::new(vec![Key::new("default", &key, true)]),
+        keys: keeper.keys(),
         policy,
         hosts: args.allow_host,
         bounds: Bounds::default(),
@@ -51,20 +53,12 @@ pub(super) fn serve(
         .enable_all()
         .build()
         .map_err(|error| Failure::new(FailureKind::Internal, "cannot start").because(&error))?;
-    runtime.block_on(until_signal(settings, listener, paths, console))
-}
-
-/// The flag, else the variable.
-fn key(flag: Option<&str>) -> Result<String, Failure> {
-    let key = flag.map(str::to_owned).or_else(|| env::var(KEY).ok());
-    key.filter(|key| !key.is_empty()).ok_or_else(|| {
-        Failure::new(FailureKind::InvalidRequest, "API key required")
-            .hint(format!("give it with `--key <key>`, or set {KEY}"))
-    })
+    runtime.block_on(until_signal(settings, keeper, listener, paths, console))
 }
 
 async fn until_signal(
     settings: Settings,
+    keeper: Keeper,
     listener: TcpListener,
     paths: &Paths,
     console: &Console,
@@ -82,6 +76,8 @@ async fn until_signal(
     let address = listener.local_addr().map_err(cannot)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot)?;
     let stop = CancellationToken::new();
+    let summary = keeper.summary();
+    let mut keeping = Keeping::start(keeper).map_err(cannot)?;
     let gateway = Gateway::new(settings, Daemon::new(dial(socket)));
     let serving = tokio::spawn(gateway.serve(listener, stop.clone()));
     let informed = tokio::spawn(manager::keep_informed(address, stop.clone()));
@@ -89,13 +85,32 @@ async fn until_signal(
     if !address.ip().is_loopback() {
         console.warning("keys and programs travel in the clear: put a TLS proxy before it");
     }
-    signals.next().await;
+    console.say(&summary);
+    let kept = until_stop(&mut signals, &mut keeping).await;
     console.say("stopping; once more to stop at once");
     stop.cancel();
     let _told = informed.await;
-    tokio::select! {
+    let ended = tokio::select! {
         ended = serving => ended.map(|()| Exit::Done).map_err(|error| cannot(error.into())),
-        number = signals.next() => Ok(Exit::Interrupted(number)),
+        number = signals.stop() => Ok(Exit::Interrupted(number)),
+    };
+    keeping.end();
+    kept.and(ended)
+}
+
+/// Until a signal comes that stops.
+async fn until_stop(signals: &mut Signals, keeping: &mut Keeping) -> Result<(), Failure> {
+    loop {
+        tokio::select! {
+            order = signals.next() => match order {
+                Order::Stop(_) => return Ok(()),
+                Order::ReadKeys => keeping.read_again(),
+            },
+            () = keeping.failed() => {
+                let message = "the keys cannot be looked after any more";
+                return Err(Failure::new(FailureKind::Internal, message));
+            }
+        }
     }
 }
 
@@ -107,29 +122,4 @@ fn dial(socket: Socket) -> Dial {
         Ok(None) => Err(io::ErrorKind::ConnectionRefused.into()),
         Err(failure) => Err(io::Error::other(failure)),
     })
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.interrupt.recv() => 2,
-            _ = self.terminate.recv() => 15,
-            _ = self.hang_up.recv() => 1,
-        }
-    }
 }
