@@ -2,9 +2,12 @@
 
 mod events;
 mod execute;
+mod object;
 mod result;
+pub(crate) mod schema;
 mod sessions;
 mod socket;
+mod variables;
 
 use axum::{
     body::Body,
@@ -15,6 +18,7 @@ use serde::Serialize;
 
 pub(crate) use events::{StreamEvent, StreamEventType, StreamPhase};
 pub(crate) use execute::{ExecuteBody, FileContent, NetworkName, Options};
+pub(crate) use object::Object;
 pub(crate) use result::{ExecutionResult, ResourceUsage, Verdict};
 pub(crate) use sessions::{
     CleanupBody, CleanupResult, Done, FileResult, PutFileBody, SessionEntry, SessionList,
@@ -32,6 +36,7 @@ pub(crate) struct ErrorBody {
     pub(crate) kind: Option<String>,
     /// Causes, outermost first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(crate) causes: Vec<String>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{bounds::Bounds, refusal::Refusal};
+use crate::{api::Object, bounds::Bounds, refusal::Refusal};
 
 /// Room is counted in pieces of this size.
 const PIECE_BYTES: usize = 1 << 10;
@@ -71,7 +71,8 @@ pub(crate) struct Held {
 ///
 /// # Errors
 /// 413 for more than the limit, 408 where it does not come in time, 429 where
-/// there was no room for it in that time, 400 where it breaks off.
+/// there was no room for it in that time, 415 where it is compressed, 400 where it
+/// breaks off.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
@@ -80,8 +81,19 @@ pub(crate) async fn read(
 ) -> Result<Held, Refusal> {
     let told = headers.get(header::CONTENT_LENGTH);
     let told = told.and_then(|told| told.to_str().ok()?.parse::<usize>().ok());
+    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut encodings =
+        encodings.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if encodings.next().is_some() {
+        let message = "`Content-Encoding`: bodies are taken as they are, not compressed";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
     if told.is_some_and(|told| told > bounds.body_bytes) {
-        drain(body).await;
+        // A client that asks before it sends needs nothing but the answer: reading
+        // would tell it to go on.
+        if !headers.contains_key(header::EXPECT) {
+            drain(body).await;
+        }
         return Err(too_large(bounds));
     }
     let most = told.unwrap_or(bounds.body_bytes);
@@ -142,7 +154,7 @@ fn too_large(bounds: &Bounds) -> Refusal {
 /// 400 that names the field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
         // `?` stands for what broke off before it had a name.
@@ -174,6 +186,16 @@ mod tests {
     fn an_error_names_the_field() {
         check("", "bad request: EOF");
         check("{}", "bad request: missing field `request`");
+        // No array stands for an object.
+        let program = r#"["", "bash", null, {}, null, null, {}, [], [], {}]"#;
+        check(
+            &format!("[{program}]"),
+            "bad request: invalid type: sequence, expected an object",
+        );
+        check(
+            &format!(r#"{{"request":{program}}}"#),
+            "`request`: invalid type: sequence",
+        );
         check(
             r#"{"request":{"code":1}}"#,
             "`request.code`: invalid type: integer `1`",
@@ -193,6 +215,18 @@ mod tests {
         );
         check(&with(r#""other":1"#), "`other`: unknown field");
         check(
+            &with(r#""options":[]"#),
+            "`options`: invalid type: sequence",
+        );
+        check(
+            &with(r#""options":{"networkFilter":[]}"#),
+            "`options.networkFilter`: invalid type: sequence",
+        );
+        check(
+            &with(r#""options":{"secrets":{"A=B":"x"}}"#),
+            "`options.secrets`: `A=B` is not a variable name",
+        );
+        check(
             &with(r#""options":{"networkFilter":{"whitelist":[1]}}"#),
             "`options.networkFilter.whitelist[0]`",
         );
@@ -203,6 +237,14 @@ mod tests {
         check(
             r#"{"request":{"code":"","runtime":"bash","files":{"a":{"hex":""}}}}"#,
             "`request.files.a`: expected a text or",
+        );
+        check(
+            r#"{"request":{"code":"","runtime":"bash","files":{"a":["eA=="]}}}"#,
+            "`request.files.a`: expected a text or",
+        );
+        check(
+            r#"{"request":{"code":"","runtime":"bash","env":{"A":"x\u0000"}}}"#,
+            "`request.env`: the value of `A` has a NUL",
         );
     }
 }

@@ -3,15 +3,20 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema;
+
 /// The body of `POST /file`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(rename = "PutFileRequest")]
 pub(crate) struct PutFileBody {
+    #[schemars(regex(pattern = schema::SESSION_ID))]
     pub(crate) session_id: String,
     /// Below `/sandbox` or `/tmp`.
+    #[schemars(regex(pattern = schema::PATH))]
     pub(crate) path: String,
     /// In base64.
+    #[schemars(regex(pattern = schema::BASE64))]
     pub(crate) content: String,
 }
 

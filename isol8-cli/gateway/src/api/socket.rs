@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ExecuteBody, Options, execute::Program};
+use super::{ExecuteBody, Options, execute::Program, object, schema};
 
 /// The first message.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -13,9 +13,11 @@ pub(crate) struct SocketStart {
     #[expect(dead_code, reason = "it is read by being there")]
     kind: StartType,
     /// Without `stdin`, it comes in messages.
+    #[serde(deserialize_with = "object::only")]
     request: Program,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::only")]
     options: Options,
+    #[schemars(regex(pattern = schema::SESSION_ID))]
     session_id: Option<String>,
 }
 

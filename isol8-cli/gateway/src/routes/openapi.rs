@@ -15,6 +15,7 @@ use crate::{
     api::{
         self, CleanupBody, CleanupResult, Done, ErrorBody, ExecuteBody, ExecutionResult,
         FileResult, Health, PutFileBody, SessionList, SocketInput, SocketStart, StreamEvent,
+        schema,
     },
     gateway::Shared,
 };
@@ -26,9 +27,9 @@ pub(super) async fn document(State(shared): State<Arc<Shared>>) -> Response<Body
 const JSON: &str = "application/json";
 
 /// What a path answers when it goes wrong, besides those of every path.
-const OF_RUNS: &[u16] = &[400, 404, 408, 409, 413, 429, 502, 504];
-const OF_SESSIONS: &[u16] = &[400, 404, 409, 504];
-const OF_FILES: &[u16] = &[400, 404, 408, 409, 413, 429, 502, 504];
+const OF_RUNS: &[u16] = &[400, 404, 408, 409, 413, 415, 429, 502, 504];
+const OF_SESSIONS: &[u16] = &[400, 404, 409, 502, 504];
+const OF_FILES: &[u16] = &[400, 404, 408, 409, 413, 415, 429, 502, 504];
 
 struct Document {
     schemas: SchemaGenerator,
@@ -104,17 +105,32 @@ impl Document {
         let event = self.schemas.subschema_for::<StreamEvent>();
         let description = "A WebSocket: the first message is a SocketStart, every other one a \
                            SocketInput; the answers are StreamEvents.";
+        let header = |name: &str, value: &str| json!({ "in": "header", "name": name, "required": true, "schema": { "type": "string", "enum": [value] } });
         self.add(
             "get",
             "/execute/ws",
             "Run a program with live stdin and signals",
             json!({
                 "description": description,
+                "parameters": [
+                    header("Connection", "Upgrade"),
+                    header("Upgrade", "websocket"),
+                    header("Sec-WebSocket-Version", "13"),
+                    {
+                        "in": "header", "name": "Sec-WebSocket-Key", "required": true,
+                        "schema": { "type": "string", "pattern": "^[A-Za-z0-9+/]{21}[AQgw]==$" },
+                    },
+                ],
                 "x-messages": { "first": start, "next": input, "events": event },
             }),
             json!({}),
             &[400, 429],
         );
+        let responses = &mut self.paths["/execute/ws"]["get"]["responses"];
+        let responses = responses.as_object_mut().expect("it was just made");
+        responses.remove("200");
+        let switched = json!({ "description": "It is a WebSocket from here on" });
+        responses.insert("101".to_owned(), switched);
     }
 
     fn sessions(&mut self) {
@@ -136,7 +152,10 @@ impl Document {
             "/file",
             "Read a file of a session",
             json!({
-                "parameters": [text("query", "sessionId", true), text("query", "path", true)],
+                "parameters": [
+                    text("query", "sessionId", schema::SESSION_ID),
+                    text("query", "path", schema::PATH),
+                ],
             }),
             file,
             OF_FILES,
@@ -159,7 +178,7 @@ impl Document {
             "/session/{id}",
             "Remove a session",
             json!({
-                "parameters": [text("path", "id", true), force],
+                "parameters": [text("path", "id", schema::SESSION_ID), force],
             }),
             done,
             OF_SESSIONS,
@@ -255,8 +274,10 @@ impl Document {
     }
 }
 
-fn text(place: &str, name: &str, required: bool) -> Value {
-    json!({ "in": place, "name": name, "required": required, "schema": { "type": "string" } })
+/// A parameter that must be there.
+fn text(place: &str, name: &str, pattern: &str) -> Value {
+    let schema = json!({ "type": "string", "pattern": pattern });
+    json!({ "in": place, "name": name, "required": true, "schema": schema })
 }
 
 fn reason(status: u16) -> &'static str {
@@ -268,7 +289,15 @@ fn reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use isol8_core::quantity::Pids;
+
     use super::*;
+    use crate::{
+        body,
+        job::Job,
+        keys::{Key, Keys},
+        policy::Policy,
+    };
 
     fn references(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -303,5 +332,124 @@ mod tests {
         assert!(schema["properties"]["sessionId"].is_object());
         let runtimes = &document["components"]["schemas"]["Runtime"]["enum"];
         assert_eq!(runtimes, &json!(["python", "node", "bun", "deno", "bash"]));
+    }
+
+    /// Whether the document allows a value, and whether the gateway takes it.
+    #[track_caller]
+    fn check(schema: &str, value: &Value, is_taken: bool) {
+        let mut document = describe("1");
+        document["$ref"] = format!("#/components/schemas/{schema}").into();
+        let validator = jsonschema::draft202012::new(&document).expect("it is a schema");
+        assert_eq!(validator.is_valid(value), is_taken, "{value}");
+    }
+
+    #[test]
+    fn what_is_taken_is_in_the_schema() {
+        let caller = &Keys::new(vec![Key::new("k", "key", true)]).into_callers(1)[0];
+        let program = |field: &str, value: Value| {
+            let mut body = json!({"request": {"code": "x", "runtime": "bash"}});
+            match field.split_once('.') {
+                Some((part, field)) => body[part][field] = value,
+                None => body[field] = value,
+            }
+            let parsed = body::parse(body.to_string().as_bytes());
+            let job = parsed.and_then(|body| Job::new(body, caller, &Policy::default()));
+            check("ExecuteRequest", &body, job.is_ok());
+        };
+        let texts = |field: &str, texts: &[&str]| {
+            texts.iter().for_each(|text| program(field, json!(text)));
+        };
+        let numbers = |field: &str, numbers: &[f64]| {
+            // A float of a whole number is that number, to JSON Schema alone.
+            let whole = |number: f64| serde_json::from_str(&number.to_string());
+            for number in numbers {
+                program(field, whole(*number).expect("a number"));
+            }
+        };
+        numbers(
+            "request.timeoutMs",
+            &[0.0, 1.0, 2_592_000_000.0, 2_592_000_001.0, -1.0, 1.5],
+        );
+        numbers(
+            "options.timeoutMs",
+            &[0.0, 1.0, 2_592_000_000.0, 2_592_000_001.0],
+        );
+        numbers(
+            "options.pidsLimit",
+            &[0.0, 1.0, f64::from(Pids::MAX), f64::from(Pids::MAX) + 1.0],
+        );
+        numbers(
+            "options.maxOutputSize",
+            &[0.0, 1.0, 16_777_216.0, 16_777_217.0],
+        );
+        numbers("options.cpuLimit", &[0.0, 0.01, 0.5, 1024.0, 1025.0, -1.0]);
+        texts("sessionId", &["", "a", "a-1._Z", "a b", "ü", "a/b", "a\n"]);
+        program("sessionId", json!("x".repeat(46)));
+        program("sessionId", json!("x".repeat(47)));
+        texts(
+            "request.fileExtension",
+            &[
+                "",
+                ".",
+                "mjs",
+                ".mjs",
+                "..mjs",
+                "MJS",
+                "12345678",
+                "123456789",
+            ],
+        );
+        texts(
+            "options.memoryLimit",
+            &[
+                "512m", "1gib", "7MB", "8388608", "m", "", "0", "512q", "i", "-1",
+            ],
+        );
+        texts("options.tmpSize", &["1", "1b", "00", "1kk", "5 5"]);
+        for path in [
+            "a",
+            "a/b",
+            "./a",
+            ".",
+            "a..b",
+            "..a",
+            "a/..b",
+            "...",
+            "/sandbox",
+            "/tmp/",
+            "//tmp/a",
+            "/./sandbox/a",
+            "/.//tmp",
+            "",
+            "/",
+            "..",
+            "a/..",
+            "../a",
+            "a/../b",
+            "/sandbox/../etc",
+            "/etc",
+            "/sandboxes",
+            "/tmpx/a",
+            "a\0",
+            "/..",
+            "/./",
+            "ü\n..",
+        ] {
+            program("request.outputPaths", json!([path]));
+            program("request.files", json!({path: ""}));
+        }
+        for text in [
+            "", "YQ==", "YWI=", "YWJj", "YQ", "YR==", "YWJ=", "!", "YWJjYQ==",
+        ] {
+            program("request.files", json!({"a": {"base64": text}}));
+        }
+        for name in ["A", "_a1", "", "1A", "A=B", "A B", "Ü"] {
+            program("request.env", json!({name: "x"}));
+            program("options.secrets", json!({name: "long enough to be one"}));
+        }
+        program("options", json!([]));
+        program("options", json!({"networkFilter": []}));
+        program("request.files", json!({"a": ["YQ=="]}));
+        program("other", json!(1));
     }
 }

@@ -116,6 +116,47 @@ fn a_body_has_a_size() {
 }
 
 #[test]
+fn who_asks_first_is_answered_first() {
+    let stage = Stage::new();
+    let mut client = stage.client();
+    let headers = [("Authorization", &*bearer()), ("Expect", "100-continue")];
+    client.write(head("POST", "/execute", &headers, Some(1 << 30)).as_bytes());
+    assert!(client.answer().error(413).contains("larger"));
+    client.await_close();
+    // What may come is asked for.
+    let mut client = stage.client();
+    let body = program("print x", "");
+    client.write(head("POST", "/execute", &headers, Some(body.len())).as_bytes());
+    assert_eq!(client.head().expect("an answer").0, 100);
+    client.write(body.as_bytes());
+    client.answer().ok();
+}
+
+#[test]
+fn a_compressed_body_is_refused() {
+    let stage = Stage::new();
+    for path in ["/execute", "/execute/stream", "/file", "/cleanup"] {
+        for encoding in ["gzip", "identity, gzip", "deflate", "br", "x"] {
+            let mut client = stage.client();
+            let headers = [
+                ("Authorization", &*bearer()),
+                ("Content-Encoding", encoding),
+            ];
+            client.send("POST", path, &headers, "{}");
+            assert!(client.answer().error(415).contains("`Content-Encoding`"));
+        }
+    }
+    assert!(stage.world.notes().is_empty());
+    let mut client = stage.client();
+    let headers = [
+        ("Authorization", &*bearer()),
+        ("Content-Encoding", "identity"),
+    ];
+    client.send("POST", "/execute", &headers, &program("", ""));
+    client.answer().ok();
+}
+
+#[test]
 fn bodies_share_a_room() {
     let stage = Stage::with(|bounds| {
         bounds.body_bytes = 1 << 20;
