@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 # Where rustup puts cargo, for a shell that was not told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-.PHONY: help demo build release test soak bench fuzz fmt check-fmt lint deny advisories clean
+.PHONY: help demo build release deb test soak bench fuzz fmt check-fmt lint deny advisories clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -19,7 +19,11 @@ build: toolchain ## a quick build of everything, for development
 release: toolchain ## the binaries of a release, in target/dist
 	@.ci/dist
 
+deb: release ## a Debian package, in target/deb
+	@.ci/deb
+
 test: release engines ## every test, on both engines (brings up Docker)
+	@.ci/need-clients
 	@.ci/tests
 
 soak: release engines ## kill the daemon at 200 moments on each engine, copy a GiB each way
@@ -58,6 +62,7 @@ toolchain:
 	@.ci/need-rust
 
 engines:
-	@.ci/need-packages bwrap ip python3 pip3 node npm ps
+	@.ci/need-packages bwrap ip python3 pip3 node npm ps dpkg-deb readelf systemd-socket-activate
 	@.ci/need-docker
 	@.ci/need-base-image
+	@.ci/need-debian >/dev/null

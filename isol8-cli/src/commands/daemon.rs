@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{answer, status};
 use crate::{
     args::DaemonCommand,
-    connect::{self, ANSWER_TIMEOUT, Link, silent, unwanted},
+    connect::{self, ANSWER_TIMEOUT, silent, unwanted},
     console::Console,
     exit::Exit,
     paths::Paths,
@@ -63,9 +63,12 @@ async fn stop(paths: &Paths, console: &Console) -> Result<Exit, Failure> {
     let Some(link) = connect::dial(paths, console).await? else {
         return answer(b"isol8d was not running\n");
     };
-    // Taken before the order is given: afterwards the number may be somebody else's.
-    let process = link
-        .pid
+    // Its own word: who listens may be the service manager. Taken before the order
+    // is given, as afterwards the number may be somebody else's.
+    let told = status::ask(&link).await.ok();
+    let pid = told.and_then(|status| i32::try_from(status.pid).ok());
+    let pid = pid.or(link.pid);
+    let process = pid
         .and_then(Pid::from_raw)
         .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let mut client = AdminServiceClient::new(link.channel.clone());
@@ -80,12 +83,12 @@ async fn stop(paths: &Paths, console: &Console) -> Result<Exit, Failure> {
     }
     console.debug(format_args!("waiting for the daemon's process to end"));
     if let Some(process) = process {
-        await_exit(&process, &link)?;
+        await_exit(&process, pid.unwrap_or_default())?;
     }
     answer(b"isol8d stopped\n")
 }
 
-fn await_exit(process: &impl rustix::fd::AsFd, link: &Link) -> Result<(), Failure> {
+fn await_exit(process: &impl rustix::fd::AsFd, pid: i32) -> Result<(), Failure> {
     let mut polled = [PollFd::new(process, PollFlags::IN)];
     let deadline = Timespec {
         tv_sec: STOP_TIMEOUT_S,
@@ -93,7 +96,6 @@ fn await_exit(process: &impl rustix::fd::AsFd, link: &Link) -> Result<(), Failur
     };
     match poll(&mut polled, Some(&deadline)) {
         Ok(0) => {
-            let pid = link.pid.unwrap_or_default();
             let message = format!("the daemon (pid {pid}) has not ended in {STOP_TIMEOUT_S} s");
             Err(Failure::new(FailureKind::EngineTimeout, message)
                 .hint("`isol8 daemon logs` says what it waits for"))
