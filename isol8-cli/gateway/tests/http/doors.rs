@@ -70,6 +70,63 @@ fn a_key_is_taken_as_a_whole() {
     }
 }
 
+/// What a proxy before us let through, and what we look at, must be one key.
+#[test]
+fn a_key_that_comes_twice_or_in_another_place_is_none() {
+    let stage = Stage::new();
+    let ask = |path: &str, lines: &[u8]| {
+        let mut client = stage.client();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n");
+        client.write(&[head.as_bytes(), lines, b"\r\n"].concat());
+        let answer = client.answer();
+        (answer.status, answer.text().to_owned())
+    };
+    let right = format!("Authorization: Bearer {KEY}\r\n");
+    let other = "Authorization: Bearer wrong\r\n";
+    assert_eq!(ask("/sessions", right.as_bytes()).0, 200);
+    let invalid = (403, r#"{"error":"Invalid API key"}"#.to_owned());
+    for lines in [
+        right.repeat(2),
+        format!("{right}{other}"),
+        format!("{other}{right}"),
+        format!("{right}Authorization: \r\n"),
+        format!("Authorization: Bearer {KEY}, Bearer {KEY}\r\n"),
+        format!("Authorization: Bearer Bearer {KEY}\r\n"),
+        format!("Authorization: Bearer\t{KEY}\r\n"),
+        format!("Authorization: {KEY} Bearer\r\n"),
+        format!("Authorization: Bearer {KEY}\u{e9}\r\n"),
+    ] {
+        assert_eq!(ask("/sessions", lines.as_bytes()), invalid, "{lines}");
+    }
+    let raw = [b"Authorization: Bearer ", KEY.as_bytes(), b"\xff\r\n"].concat();
+    assert_eq!(ask("/sessions", &raw), invalid);
+    // No key is taken from anywhere else.
+    let missing = (
+        401,
+        r#"{"error":"Missing Authorization header"}"#.to_owned(),
+    );
+    for path in [
+        format!("/sessions?key={KEY}"),
+        format!("/sessions?access_token={KEY}"),
+        format!("/execute/ws?Authorization=Bearer%20{KEY}"),
+        format!("http://user:{KEY}@localhost/sessions"),
+    ] {
+        let answer = ask(&path, b"");
+        assert!(
+            answer == missing || answer.0 == 403 || answer.0 == 400,
+            "{path}: {answer:?}"
+        );
+    }
+    for lines in [
+        format!("Cookie: key={KEY}\r\n"),
+        format!("X-API-Key: {KEY}\r\n"),
+        format!("Proxy-Authorization: Bearer {KEY}\r\n"),
+        format!("Sec-WebSocket-Protocol: {KEY}\r\n"),
+    ] {
+        assert_eq!(ask("/sessions", lines.as_bytes()), missing, "{lines}");
+    }
+}
+
 #[test]
 fn what_is_not_there_is_said_only_to_who_has_a_key() {
     let stage = Stage::new();

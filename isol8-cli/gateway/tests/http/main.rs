@@ -1,7 +1,7 @@
 //! A gateway over real TCP, before a daemon that the test scripts.
 //!
 //! [`fake`] is that daemon, [`stage`] starts both, [`client`] speaks HTTP by hand,
-//! so that it can also speak it badly. Then who may come in ([`doors`]), runs
+//! so that it can also speak it badly. Then who may come in ([`doors`], [`keys`]), runs
 //! ([`execute`], [`stream`], [`socket`]), sessions with their files ([`sessions`], [`files`]),
 //! what tells of the gateway itself ([`system`], [`ui`]), clients that mean no good
 //! ([`hostile`]), and the end ([`stop`]).
@@ -12,6 +12,7 @@ mod stage;
 
 mod doors;
 mod execute;
+mod keys;
 mod socket;
 mod stream;
 

@@ -33,6 +33,8 @@ pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
     pub(crate) world: Arc<World>,
     pub(crate) stop: CancellationToken,
+    /// Those of the gateway, to be changed.
+    pub(crate) keys: Keys,
     daemon_stop: CancellationToken,
     over: Arc<AtomicBool>,
     folder: TempDir,
@@ -52,6 +54,19 @@ impl Stage {
 
     /// With bounds that the test needs.
     pub(crate) fn with(change: impl FnOnce(&mut Bounds)) -> Self {
+        let keys = Keys::new(vec![
+            Key::new("one", KEY, true),
+            Key::new("two", OTHER_KEY, false),
+        ]);
+        Self::start(keys, change)
+    }
+
+    /// With keys of the test's own.
+    pub(crate) fn with_keys(keys: Keys) -> Self {
+        Self::start(keys, |_| {})
+    }
+
+    fn start(keys: Keys, change: impl FnOnce(&mut Bounds)) -> Self {
         let mut bounds = Bounds {
             grace: PATIENCE,
             ..Bounds::default()
@@ -65,10 +80,7 @@ impl Stage {
         let socket = folder.path().join("d.sock");
         let settings = Settings {
             version: "1.2.3".to_owned(),
-            keys: Keys::new(vec![
-                Key::new("one", KEY, true),
-                Key::new("two", OTHER_KEY, false),
-            ]),
+            keys: keys.clone(),
             policy: Policy::default(),
             hosts: vec!["gateway.example".to_owned()],
             bounds,
@@ -95,6 +107,7 @@ impl Stage {
             address: address.recv().expect("the gateway listens"),
             world: Arc::default(),
             stop,
+            keys,
             daemon_stop: CancellationToken::new(),
             over,
             folder,
