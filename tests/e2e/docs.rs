@@ -39,3 +39,23 @@ fn the_page_of_the_http_api_tells_the_truth() {
         Terminal::open(stage).follow(&page);
     });
 }
+
+/// The tour as far as it needs neither Docker nor an internet.
+#[test]
+fn the_tour_tells_the_truth() {
+    let sections = ["A tour", "Sessions", "Network", "When something is wrong"];
+    let page = Page::read(&text("README.md"), |heading| sections.contains(&heading))
+        // It prints the interpreter's version, and a uid.
+        .without("isol8 run hello.py")
+        // It is about hosts of the internet.
+        .without("isol8 run --net filtered --allow 'api\\.example\\.com' api.py");
+    Stage::with(Engine::Native, |stage| {
+        let terminal = Terminal::open(stage);
+        terminal.file("top.mjs", "console.log(await 42);\n");
+        terminal.file("data.csv", "a,b\n1,2\n3,4\n");
+        terminal.file("notes.txt", "");
+        terminal.follow(&page);
+        // The tour leaves a session and a kept sandbox.
+        stage.isol8(["cleanup", "--force"]).go().ended(0);
+    });
+}

@@ -13,7 +13,7 @@ use isol8_e2e::harness::{
     wait::{seconds, wait_for},
 };
 
-use super::page::{Page, Step, tells};
+use super::page::{Page, Step, settled, tells};
 
 /// Where a page says that the gateway is; it is at a free port.
 const PORT: &str = "localhost:3000";
@@ -79,19 +79,21 @@ impl Terminal {
     #[track_caller]
     pub(super) fn follow(mut self, page: &Page) {
         assert!(!page.steps.is_empty(), "the page says nothing to do");
+        let mut lies = Vec::new();
         for step in &page.steps {
             if step.command.starts_with("isol8 serve") {
                 // A program that its own files talk to is there by now.
-                self.serve(step);
+                lies.extend(self.serve(step).err());
                 for (name, content) in &page.files {
                     self.file(name, &self.here(content));
                 }
                 continue;
             }
             let came = self.run(&self.here(&step.command));
-            self.compare(step, &came);
+            lies.extend(self.compare(step, &came).err());
         }
         self.run("kill $server 2>/dev/null; wait");
+        assert!(lies.is_empty(), "{}", lies.join("\n"));
     }
 
     /// What the page says, as it is here.
@@ -103,7 +105,7 @@ impl Terminal {
     }
 
     /// It goes on while the page does; another one takes its place.
-    fn serve(&mut self, step: &Step) {
+    fn serve(&mut self, step: &Step) -> Result<(), String> {
         self.run("kill $server 2>/dev/null; wait");
         let log = self.folder.join("serve.log");
         fs::write(&log, "").expect("the folder is ours");
@@ -115,7 +117,7 @@ impl Terminal {
         });
         let said = fs::read_to_string(&log).expect("it was written");
         self.port = Some(port);
-        self.compare(step, &said);
+        self.compare(step, &said)
     }
 
     /// Types a command, and waits until it is over.
@@ -137,8 +139,9 @@ impl Terminal {
         came
     }
 
-    #[track_caller]
-    fn compare(&self, step: &Step, came: &str) {
+    /// # Errors
+    /// What is not as it is shown.
+    fn compare(&self, step: &Step, came: &str) -> Result<(), String> {
         let came = match &self.port {
             Some(port) => came.replace(&format!(":{port}"), ":3000"),
             None => came.to_owned(),
@@ -146,13 +149,17 @@ impl Terminal {
         let came: Vec<_> = came.trim_end().lines().collect();
         let shown = step.shown.iter().rposition(|line| !line.is_empty());
         let shown = &step.shown[..shown.map_or(0, |last| last + 1)];
-        assert!(
-            tells(shown, &came),
+        let settled_shown: Vec<_> = shown.iter().map(|line| settled(line)).collect();
+        let settled_came: Vec<_> = came.iter().map(|line| settled(line)).collect();
+        if tells(&settled_shown, &settled_came) {
+            return Ok(());
+        }
+        Err(format!(
             "line {} of the page: `{}`\n-- shows\n{}\n-- and prints\n{}\n--",
             step.line,
             step.command,
             shown.join("\n"),
             came.join("\n"),
-        );
+        ))
     }
 }
