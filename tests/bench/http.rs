@@ -7,7 +7,11 @@
 //! request and not the making of sandboxes; what comes of endless load is a row of
 //! its own.
 
-use std::{cell::Cell, process::Stdio, time::Instant};
+use std::{
+    cell::Cell,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use isol8_proto::v1::{Engine, Runtime, run_service_client::RunServiceClient};
@@ -32,12 +36,13 @@ const KEY: &str = "the-benchmark";
 
 /// So many requests are a round; so many sandboxes are warm before it.
 const ROUND: u32 = 64;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 6;
 const CONCURRENCY: [usize; 3] = [1, 8, 64];
 
 /// Requests of endless load, and its connections.
-const ENDLESS: u32 = 256;
+const ENDLESS: u32 = 96;
 const ENDLESS_DOCKER: u32 = 48;
+const ENDLESS_ROUNDS: usize = 4;
 const WORKERS: usize = 8;
 
 /// A daemon with one engine, for the gateway lets nobody choose. No run waits for
@@ -188,6 +193,12 @@ fn engine_name(engine: Engine) -> &'static str {
     }
 }
 
+/// Whether it is by HTTP, first and second: neither is always the first.
+fn turns(turn: usize) -> [bool; 2] {
+    let first = turn.is_multiple_of(2);
+    [first, !first]
+}
+
 /// One request at a time, each on a warm sandbox: by HTTP, by gRPC, and bare.
 async fn one(
     options: &Options,
@@ -197,40 +208,43 @@ async fn one(
 ) -> anyhow::Result<Vec<Figure>> {
     let engine = gateway.engine;
     let (mut http, mut grpc) = (Samples::default(), Samples::default());
-    let mut plain = Samples::default();
+    let (mut plain, mut added) = (Samples::default(), Vec::new());
     let mut connection = gateway.connect().await?;
     let mut client = stage.runs();
     // The gateway dials the daemon, and an image may have to be built.
     connection.execute().await?;
     for turn in 0..options.samples * 2 {
-        // Neither is always the one that comes after the bare interpreter.
-        for by_http in [turn % 2 == 0, turn % 2 == 1] {
+        let mut pair = [Duration::ZERO; 2];
+        for by_http in turns(turn) {
             stage.warm(Runtime::Python, engine, 1).await?;
-            if by_http {
-                http.add(connection.execute().await?);
+            let timing = if by_http {
+                connection.execute().await?
             } else {
-                let start = order(Runtime::Python, engine, HELLO);
-                grpc.add(call(&mut client, start).await?);
-            }
+                call(&mut client, order(Runtime::Python, engine, HELLO)).await?
+            };
+            let of = if by_http { &mut http } else { &mut grpc };
+            of.add(timing);
+            pair[usize::from(by_http)] = timing.whole;
         }
+        let [by_grpc, by_http] = pair.map(|whole| whole.as_secs_f64() * 1e3);
+        added.push(by_http - by_grpc);
         if turn % 2 == 0 {
             let mut bare = Command::new(interpreter);
             plain.add(process(bare.args(["-c", HELLO])).await?);
         }
     }
     let name = engine_name(engine);
-    let (by_http, by_grpc) = (http.whole_ms(), grpc.whole_ms());
     Ok(vec![
         Figure::alone(
             format!("http: p50 that it adds to gRPC, {name}, warm"),
-            by_http - by_grpc,
+            median(&added),
             "ms",
             Bound::AtMost(1.5),
         ),
         Figure::ratio(
             format!("http: POST /execute, {name}, warm, p50 ÷ gRPC"),
-            by_http,
-            by_grpc,
+            http.whole_ms(),
+            grpc.whole_ms(),
             Bound::None,
         ),
         Figure::ratio(
@@ -241,7 +255,7 @@ async fn one(
         ),
         Figure::ratio(
             "http: the same, p50 ÷ bare interpreter",
-            by_http,
+            http.whole_ms(),
             plain.whole_ms(),
             Bound::None,
         ),
@@ -334,12 +348,14 @@ async fn many(stage: &Stage, gateway: &Gateway, concurrency: usize) -> anyhow::R
     let (mut http, mut grpc) = (Load::default(), Load::default());
     let client = stage.runs();
     let missed = misses(stage).await?;
-    for _ in 0..ROUNDS {
-        stage.warm(Runtime::Python, gateway.engine, ROUND).await?;
-        http.by_http(gateway, concurrency, ROUND).await?;
-        stage.warm(Runtime::Python, gateway.engine, ROUND).await?;
-        grpc.by_grpc(&client, gateway.engine, concurrency, ROUND)
-            .await?;
+    let engine = gateway.engine;
+    for by_http in (0..ROUNDS).flat_map(turns) {
+        stage.warm(Runtime::Python, engine, ROUND).await?;
+        if by_http {
+            http.by_http(gateway, concurrency, ROUND).await?;
+        } else {
+            grpc.by_grpc(&client, engine, concurrency, ROUND).await?;
+        }
     }
     let missed = misses(stage).await? - missed;
     anyhow::ensure!(missed == 0, "{missed} runs of a round were cold");
@@ -376,9 +392,12 @@ async fn endless(stage: &Stage, gateway: &Gateway) -> anyhow::Result<Figure> {
     };
     let (mut http, mut grpc) = (Load::default(), Load::default());
     let client = stage.runs();
-    for _ in 0..3 {
-        http.by_http(gateway, WORKERS, count).await?;
-        grpc.by_grpc(&client, engine, WORKERS, count).await?;
+    for by_http in (0..ENDLESS_ROUNDS).flat_map(turns) {
+        if by_http {
+            http.by_http(gateway, WORKERS, count).await?;
+        } else {
+            grpc.by_grpc(&client, engine, WORKERS, count).await?;
+        }
     }
     let name = engine_name(engine);
     Ok(Figure::ratio(
