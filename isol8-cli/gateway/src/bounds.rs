@@ -56,3 +56,49 @@ impl Default for Bounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_tells_the_defaults() {
+        let page = include_str!("../../../docs/http.md");
+        let of = |what: &str| {
+            let row = page
+                .lines()
+                .find(|line| line.starts_with(&format!("| {what}")));
+            let row = row.unwrap_or_else(|| panic!("no row says `{what}`"));
+            row.trim_end_matches(" |")
+                .rsplit("| ")
+                .next()
+                .unwrap_or(row)
+        };
+        let bounds = Bounds::default();
+        let time = |what, bound: Duration| {
+            assert_eq!(of(what), format!("{} s", bound.as_secs()), "{what}");
+        };
+        let mib = |what, bytes: usize| {
+            assert_eq!(of(what), format!("{} MiB", bytes >> 20), "{what}");
+        };
+        let count = |what, count: usize| assert_eq!(of(what), count.to_string(), "{what}");
+        time("time for a request head", bounds.header);
+        time("time for a body", bounds.body);
+        time("time in which a client takes nothing", bounds.write_idle);
+        time("time for an answer", bounds.answer);
+        time("time for `/execute`", bounds.execute);
+        time("time from the order to stop", bounds.grace);
+        assert_eq!(
+            of("a request head"),
+            format!("{} KiB", bounds.header_bytes >> 10)
+        );
+        mib("a body", bounds.body_bytes);
+        mib("all bodies", bounds.bodies_bytes);
+        mib("all answers", bounds.answers_bytes);
+        count("connections", bounds.connections);
+        count("WebSockets", bounds.sockets);
+        count("runs of one key", bounds.runs_per_key);
+        let every = format!("Every {} seconds", bounds.comment.as_secs());
+        assert!(page.contains(&every), "{every}");
+    }
+}

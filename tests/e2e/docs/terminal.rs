@@ -110,12 +110,16 @@ impl Terminal {
         let log = self.folder.join("serve.log");
         fs::write(&log, "").expect("the folder is ours");
         self.run(&format!("{} >serve.log 2>&1 & server=$!", step.command));
-        let port = wait_for("the gateway of a page", seconds(60), || {
+        // It goes on, and may say more than the page shows.
+        let lines = step.shown.len();
+        let (port, said) = wait_for("the gateway of a page", seconds(60), || {
             let said = fs::read_to_string(&log).expect("it was written");
             let (_, after) = said.split_once(SAID)?;
-            Some(after.split_once('\n')?.0.to_owned())
+            let (port, _) = after.split_once('\n')?;
+            let first: Vec<_> = said.split_inclusive('\n').take(lines).collect();
+            let is_whole = first.len() == lines && first.concat().ends_with('\n');
+            is_whole.then(|| (port.to_owned(), first.concat()))
         });
-        let said = fs::read_to_string(&log).expect("it was written");
         self.port = Some(port);
         self.compare(step, &said)
     }
