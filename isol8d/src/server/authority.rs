@@ -3,9 +3,9 @@
 //! The gRPC libraries of Python, C++, Java and others send that path as the
 //! `:authority` of a request. It is no host name, and the HTTP/2 library refuses
 //! such a request before any service sees it. Nobody here reads the authority (the
-//! kernel says who asks), so each byte of it that no host name has becomes a `-`.
-//! That happens in place: lengths stay as they are, so that the header tables
-//! (HPACK) of both ends go on in step.
+//! kernel says who asks), so each character of it that no host name has becomes one
+//! that it may have. That happens in place: lengths stay as they are, so that the
+//! header tables (HPACK) of both ends go on in step.
 //!
 //! ```text
 //! preface ─▶ head of a frame ─▶ (padding length) ─▶ (priority) ─▶ header block ─▶ rest ─┐
@@ -78,7 +78,7 @@ enum Field {
     },
     Value {
         left: u64,
-        ours: bool,
+        text: Text,
     },
     /// Nothing more of this connection is looked at.
     Unknown,
@@ -94,7 +94,20 @@ enum Of {
         plain: bool,
     },
     Value {
-        ours: bool,
+        text: Text,
+    },
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy)]
+enum Text {
+    /// Of another field, or not understood.
+    Alien,
+    Plain,
+    /// In the code of HPACK, of which these bits of a character have come.
+    Coded {
+        bits: u32,
+        count: u32,
     },
 }
 
@@ -257,19 +270,20 @@ impl Field {
                 }
             }
             Self::ValueLength { ours } => {
-                // Who compresses it is left alone: no length would stay the same.
-                let ours = ours && *byte & 0x80 == 0;
-                number(Of::Value { ours }, *byte, 7)
+                let text = match (ours, *byte & 0x80 == 0) {
+                    (false, _) => Text::Alien,
+                    (true, true) => Text::Plain,
+                    (true, false) => Text::Coded { bits: 0, count: 0 },
+                };
+                number(Of::Value { text }, *byte, 7)
             }
-            Self::Value { left, ours } => {
-                if ours && !byte.is_ascii_alphanumeric() && *byte != b'.' {
-                    *byte = b'-';
-                }
+            Self::Value { left, text } => {
+                let text = text.after(byte);
                 match left {
                     1 => Self::Start,
                     _ => Self::Value {
                         left: left - 1,
-                        ours,
+                        text,
                     },
                 }
             }
@@ -303,7 +317,64 @@ const fn counted(of: Of, value: u64) -> Field {
             left,
             ours: plain && left == NAME.len() as u64,
         },
-        (Of::Value { ours }, left) => Field::Value { left, ours },
+        (Of::Value { text }, left) => Field::Value { left, text },
+    }
+}
+
+impl Text {
+    /// How it goes on behind this byte, which is changed if it must be.
+    fn after(self, byte: &mut u8) -> Self {
+        match self {
+            Self::Alien => Self::Alien,
+            Self::Plain => {
+                if !byte.is_ascii_alphanumeric() && *byte != b'.' {
+                    *byte = b'-';
+                }
+                Self::Plain
+            }
+            Self::Coded { .. } => {
+                let mut text = self;
+                for place in (0..8).rev() {
+                    let mut bit = *byte >> place & 1;
+                    text = text.after_bit(&mut bit);
+                    *byte = *byte & !(1 << place) | bit << place;
+                }
+                text
+            }
+        }
+    }
+
+    /// The code is such that what is wrong can be told from the bits before, and
+    /// becomes a character of the same length when the bits that follow are ones:
+    /// `%` and `-` become `.`, `/` becomes `5` (`3` and `4` do too), `=` becomes
+    /// `b` (`A` and `_` do too), and `:` becomes `B`. Nobody reads it.
+    fn after_bit(self, bit: &mut u8) -> Self {
+        let Self::Coded { bits, count } = self else {
+            return self;
+        };
+        let wrong = match count {
+            4 => matches!(bits, 0b0101 | 0b0110 | 0b1000),
+            5 => matches!(bits, 0b01011 | 0b01101 | 0b10001),
+            6 => bits == 0b10_1110,
+            _ => false,
+        };
+        if wrong {
+            *bit = 1;
+        }
+        let (bits, count) = (bits << 1 | u32::from(*bit), count + 1);
+        let is_whole = match count {
+            5 => bits <= 0b0_1001,
+            6 => (0b01_0100..=0b10_1101).contains(&bits),
+            7 => (0b101_1100..=0b111_1011).contains(&bits),
+            8 => (0b1111_1000..=0b1111_1101).contains(&bits),
+            _ => false,
+        };
+        match count {
+            _ if is_whole => Self::Coded { bits: 0, count: 0 },
+            // Longer ones do not stand in paths, nor does this name them right.
+            8.. => Self::Alien,
+            _ => Self::Coded { bits, count },
+        }
     }
 }
 
@@ -343,8 +414,6 @@ mod tests {
             block.extend([vec![0x41], text(authority)].concat());
         }
         block.extend([vec![0x10], text(b":authoritx"), text(b"a/b")].concat());
-        // Compressed: left alone.
-        block.extend([0x01, 0x82, b'/', b'/', 0xbe]);
         block
     }
 
@@ -379,6 +448,75 @@ mod tests {
                 authority.mend(piece);
             }
             assert!(bytes == expected, "in pieces of {size}");
+        }
+    }
+
+    /// The code of each character that these tests need, as RFC 7541 has it.
+    fn coded(text: &str) -> Vec<u8> {
+        let code = |character| match character {
+            'o' => "00111",
+            's' => "01000",
+            'i' => "00110",
+            'c' => "00100",
+            '2' => "00010",
+            'e' => "00101",
+            '%' => "010101",
+            '.' => "010111",
+            '/' => "011000",
+            '5' => "011011",
+            '=' => "100000",
+            'b' => "100011",
+            'l' => "101000",
+            '8' => "011110",
+            'd' => "100100",
+            'r' => "101100",
+            'u' => "101101",
+            'n' => "101010",
+            ':' => "1011100",
+            'B' => "1011101",
+            'F' => "1100001",
+            'k' => "1110101",
+            '&' => "11111000",
+            '~' => "1111111111101",
+            _ => panic!("no code for {character}"),
+        };
+        let mut bits: String = text.chars().map(code).collect();
+        while !bits.len().is_multiple_of(8) {
+            bits.push('1');
+        }
+        let bytes = bits.as_bytes().chunks(8).map(|bits| {
+            let bits = std::str::from_utf8(bits).expect("ASCII");
+            u8::from_str_radix(bits, 2).expect("eight bits")
+        });
+        bytes.collect()
+    }
+
+    #[test]
+    fn a_path_in_the_code_of_hpack_keeps_its_length_too() {
+        for (path, host) in [
+            ("localhost", None),
+            ("/run/isol8/d.sock", Some("5run5isol85d.sock")),
+            ("%2Frun%2Fd.sock", Some(".2Frun.2Fd.sock")),
+            ("o:/=s", Some("oB5bs")),
+            // What is not understood ends the change, and keeps what was changed.
+            ("/d~/d", Some("5d~/d")),
+        ] {
+            let path = path.replace(['a', 'h', 't'], "e");
+            let host = host.map_or_else(|| path.clone(), str::to_owned);
+            let field = |text: &[u8]| {
+                let length = 0x80 | u8::try_from(text.len()).expect("short");
+                let block = [&[0x41, length], text, &[0x04, 1, b'/']].concat();
+                [vec![b' '; PREFACE_BYTES], frame(HEADERS, 0x4, &block)].concat()
+            };
+            let expected = field(&coded(&host));
+            for size in 1..=expected.len() {
+                let mut bytes = field(&coded(&path));
+                let mut authority = Authority::default();
+                for piece in bytes.chunks_mut(size) {
+                    authority.mend(piece);
+                }
+                assert_eq!(bytes, expected, "{path} in pieces of {size}");
+            }
         }
     }
 

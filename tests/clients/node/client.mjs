@@ -23,11 +23,11 @@ export function standard(file, pick) {
   return new (pick(packages))(TARGET, grpc.credentials.createInsecure());
 }
 
-// A connection as anybody would make it: no option is set.
+// A connection as anybody would make it: no option has to be set.
 export class Connection {
-  constructor() {
+  constructor(options = {}) {
     const credentials = grpc.credentials.createInsecure();
-    this.runs = new v1.RunService(TARGET, credentials);
+    this.runs = new v1.RunService(TARGET, credentials, options);
     // Every client of a channel shares its connection.
     const channelOverride = this.runs.getChannel();
     this.admin = new v1.AdminService(TARGET, credentials, { channelOverride });

@@ -1,7 +1,7 @@
 // The daemon itself, as its own client and as any gRPC tool sees it.
 
 import assert from "node:assert/strict";
-import { SOCKET, ask, standard } from "./client.mjs";
+import { Connection, SOCKET, ask, standard } from "./client.mjs";
 import { test } from "./stage.mjs";
 
 test("the daemon tells about itself", async (connection) => {
@@ -15,6 +15,12 @@ test("the daemon tells about itself", async (connection) => {
   const chosen = after.engines.filter((engine) => engine.chosen);
   assert.deepEqual(chosen.map(({ healthy }) => healthy), [true]);
   assert.deepEqual(run.headers.get("isol8-version"), [after.version]);
+  // Whatever a library says that the daemon is called.
+  for (const name of [SOCKET, SOCKET.replaceAll("/", "%2F"), "localhost:80"]) {
+    const other = new Connection({ "grpc.default_authority": name });
+    assert.equal((await other.status()).pid, after.pid);
+    other.close();
+  }
   const { checks } = await ask(connection.admin, "doctor", {});
   assert.ok(checks.length > 0);
 });

@@ -6,6 +6,7 @@ import grpc
 from client import SOCKET, Case, admin
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from isol8.v1.admin_pb2_grpc import AdminServiceStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -24,6 +25,12 @@ class Daemon(Case):
         self.assertTrue(chosen.healthy, chosen)
         metadata = dict(await run.call.initial_metadata())
         self.assertEqual(metadata["isol8-version"], after.version)
+        # Whatever a library says that the daemon is called.
+        for name in (SOCKET, SOCKET.replace("/", "%2F"), "localhost:80"):
+            options = [("grpc.default_authority", name)]
+            async with grpc.aio.insecure_channel(f"unix:{SOCKET}", options) as channel:
+                told = await AdminServiceStub(channel).Status(admin.StatusRequest())
+                self.assertEqual(told.pid, after.pid)
         doctor = await self.admin.Doctor(admin.DoctorRequest())
         self.assertTrue(doctor.checks)
 
