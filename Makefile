@@ -24,6 +24,7 @@ deb: release ## a Debian package, in target/deb
 
 test: release engines ## every test, on both engines (brings up Docker)
 	@.ci/need-clients
+	@.ci/need-browser
 	@.ci/tests
 
 soak: release engines ## kill the daemon at 200 moments on each engine, copy a GiB each way

@@ -297,4 +297,3 @@ function pools(families) {
   }
   return [...kinds.values()];
 }
-

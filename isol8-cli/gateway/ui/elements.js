@@ -36,10 +36,13 @@ function time(ms) {
 /** A time in which a person lives. */
 function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+  const units = [["d", 86_400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = units.findIndex(([, length]) => whole >= length);
+  if (first < 0) return "0 s";
+  const [name, length] = units[first];
+  const [smaller, part] = units[first + 1] ?? ["", 1];
+  const rest = Math.floor((whole % length) / part);
+  return `${Math.floor(whole / length)} ${name}${rest ? ` ${rest} ${smaller}` : ""}`;
 }
 
 function bytes(value) {
@@ -51,4 +54,3 @@ function bytes(value) {
   }
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
-

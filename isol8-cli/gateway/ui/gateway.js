@@ -78,4 +78,3 @@ function* read(piece) {
     else if (line.startsWith(": ")) yield { notice: line.slice(2) };
   }
 }
-

@@ -136,4 +136,3 @@ class Output {
     this.chars += cost;
   }
 }
-

@@ -177,7 +177,7 @@ const playground = {
     if (small.length) lines.push(make("p", "dim", small.join(" \u00b7 ")));
     byId("error").replaceChildren(...lines);
     byId("error").hidden = false;
-    this.state("bad", "Did not run to its end");
+    this.state("bad", isRefusal && error.status ? "Refused" : "Failed");
   },
 
   clear() {
@@ -233,4 +233,3 @@ const playground = {
     byId("result").replaceChildren(...items);
   },
 };
-

@@ -44,4 +44,3 @@ function quantile(all, share) {
   }
   return total > 0 ? all.at(-1).from : null;
 }
-
