@@ -7,7 +7,7 @@
 //! hostile programs try, `secrets` and `tenants` what must not reach others,
 //! `sessions` what outlives a run, `kill` that it outlives the daemon too,
 //! `cleanup` how it ends, `serve` what comes in over HTTP, `ui` the page that a browser shows of it,
-//! `clients` what other languages see, `docs` what the pages promise, `faults` what happens when the world around a run breaks.
+//! `clients` what other languages see, `systemd` what a service manager sees, `docs` what the pages promise, `faults` what happens when the world around a run breaks.
 //!
 //! Cases have numbers, so that a finding can be talked about: RX is a resource
 //! that runs out, ES a way out of the sandbox, NE a way out by the network, PR
@@ -42,6 +42,7 @@ mod faults;
 mod serve;
 mod sockets;
 mod ui;
+mod systemd;
 mod unprivileged;
 
 mod docs;
