@@ -63,7 +63,7 @@ toolchain:
 	@.ci/need-rust
 
 engines:
-	@.ci/need-packages bwrap ip python3 pip3 node npm ps dpkg-deb readelf systemd-socket-activate
+	@.ci/need-packages bwrap curl ip python3 pip3 node npm ps dpkg-deb readelf systemd-socket-activate
 	@.ci/need-docker
 	@.ci/need-base-image
 	@.ci/need-debian >/dev/null

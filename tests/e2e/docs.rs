@@ -43,7 +43,13 @@ fn the_page_of_the_http_api_tells_the_truth() {
 /// The tour as far as it needs neither Docker nor an internet.
 #[test]
 fn the_tour_tells_the_truth() {
-    let sections = ["A tour", "Sessions", "Network", "When something is wrong"];
+    let sections = [
+        "A tour",
+        "Sessions",
+        "Network",
+        "When something is wrong",
+        "HTTP",
+    ];
     let page = Page::read(&text("README.md"), |heading| sections.contains(&heading))
         // It prints the interpreter's version, and a uid.
         .without("isol8 run hello.py")
