@@ -333,7 +333,8 @@ pub(crate) struct RunArgs {
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 
-    /// A remote `isol8 serve` to run on (not there yet)
+    /// A remote `isol8 serve` to run on, http://… or https://… (proxies of the
+    /// environment are not used)
     #[arg(long, value_name = "URL", help_heading = "Remote")]
     pub(crate) host: Option<String>,
     /// The key for --host [default: $ISOL8_API_KEY]

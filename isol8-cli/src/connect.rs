@@ -236,7 +236,8 @@ pub(crate) fn unwanted(status: &Status) -> Failure {
         .hint("`isol8 daemon logs` may say more")
 }
 
-fn detailed(detail: ErrorDetail) -> Failure {
+/// The failure that a daemon or a gateway told.
+pub(crate) fn detailed(detail: ErrorDetail) -> Failure {
     let kind = FAILURE_KINDS
         .into_iter()
         .find(|kind| kind.name() == detail.kind)

@@ -2,9 +2,9 @@
 //!
 //! Reading order: what was typed ([`args`]), what it asks for ([`settings`],
 //! [`plan`]) and keeps for later ([`dependencies`]), where the daemon is
-//! ([`paths`]) and how to reach it ([`connect`], [`launch`]), the run itself
-//! ([`run`]), how it ends ([`exit`], [`report`]), how we speak ([`console`]), and
-//! one file per command ([`commands`]).
+//! ([`paths`]) and how to reach it ([`connect`], [`launch`]) or one on another
+//! machine ([`remote`]), the run itself ([`run`]), how it ends ([`exit`],
+//! [`report`]), how we speak ([`console`]), and one file per command ([`commands`]).
 //!
 //! stdout belongs to the program that runs; every word of ours goes to stderr,
 //! except where the answer itself was asked for (`status`, `config`, …).
@@ -19,6 +19,7 @@ mod launch;
 mod logfile;
 mod paths;
 
+mod remote;
 mod run;
 
 mod exit;

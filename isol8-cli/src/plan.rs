@@ -1,13 +1,13 @@
 //! From what was typed to what is asked: every value is checked here, once, and
 //! what comes out is complete.
 //!
-//! Values are judged first, then what this version does not do yet is refused,
-//! and only then the program is read: a wrong flag never waits for stdin.
+//! Values are judged first, and only then the program is read: a wrong flag never
+//! waits for stdin.
 
-mod later;
 mod limits;
 mod network;
 mod packages;
+mod remote;
 mod source;
 mod variables;
 
@@ -23,7 +23,7 @@ use isol8_core::{
 };
 use isol8_proto::v1::{Dependencies, Engine, Runtime as WireRuntime, Start};
 
-use crate::args::RunArgs;
+use crate::{args::RunArgs, remote::Remote};
 
 pub(crate) use packages::{Written, listed, parsed};
 
@@ -35,6 +35,8 @@ const DEFAULT_SESSION: &str = "default";
 pub(crate) struct Plan {
     pub(crate) start: Start,
     pub(crate) stdin: Stdin,
+    /// Where it takes place, if it is not here.
+    pub(crate) remote: Option<Box<Remote>>,
     pub(crate) json: bool,
     pub(crate) out: Option<PathBuf>,
     /// What the person should hear before the run.
@@ -79,8 +81,7 @@ pub(crate) struct World<'a> {
 /// Checks everything and reads the program.
 ///
 /// # Errors
-/// `InvalidRequest` for whatever was typed wrong; `NotYet` for what later
-/// versions bring.
+/// `InvalidRequest` for whatever was typed wrong.
 pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure> {
     let source = source::choose(&args)?;
     let runtime = source::runtime(&source, args.runtime.as_deref())?;
@@ -93,8 +94,11 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let env = variables::plain(&args.env)?;
     let secrets = variables::secret(&args.secret, world.env)?;
     let install = packages::packages(&args, runtime)?;
-    let reach = network::reach(&args, world)?;
-    later::check(&args, world.env)?;
+    let mut reach = network::reach(&args, world)?;
+    let remote = remote::remote(&args, world)?;
+    reach
+        .warnings
+        .extend(remote.as_ref().and_then(remote::warning));
     let program = source::read(&source, runtime, world)?;
     let start = Start {
         runtime: wire(runtime).into(),
@@ -124,6 +128,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     Ok(Plan {
         start,
         stdin,
+        remote: remote.map(Box::new),
         json: args.json,
         out: args.out,
         warnings: reach.warnings,

@@ -25,6 +25,18 @@ pub(crate) struct Conclusion {
     pub(crate) note: Option<String>,
 }
 
+impl Conclusion {
+    /// The same for a run on another machine: what is to be looked at is there.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        if self.exit == Exit::Failed
+            && let Some(failure) = &mut self.failure
+        {
+            failure.hint = Some("`isol8 daemon logs` on the server may say more".to_owned());
+        }
+        self
+    }
+}
+
 /// Judges the last event.
 pub(crate) fn conclude(exited: &Exited, limits: &Limits) -> Conclusion {
     let reason = Some(exited.reason.clone()).filter(|reason| !reason.is_empty());

@@ -2,17 +2,20 @@
 //! and what comes down ([`output`]).
 //!
 //! ```text
-//!            Start, signals, stdin            RunEvent
-//! requests ─────────────────────────▶ daemon ──────────▶ pump ─▶ output ─▶ fd 1, fd 2
-//!    ▲  ▲                                                  │
-//!    │  └── input (a thread that reads fd 0)                └─▶ Ended
+//!            Start, signals, stdin           RunEvent
+//! requests ─────────────────────────▶ peer ──────────▶ pump ─▶ output ─▶ fd 1, fd 2
+//!    ▲  ▲                                                │
+//!    │  └── input (a thread that reads fd 0)              └─▶ Ended
 //!    └───── signals (SIGINT, SIGTERM, SIGHUP)
 //! ```
+//!
+//! The peer is the daemon here or the gateway of another one ([`events`]).
 //!
 //! Whatever is awaited, signals are heard. Everything that waits is bounded:
 //! a full pipe behind us stops the thread that writes, then the queue before it
 //! fills, then HTTP/2's window, then the daemon, then the program.
 
+mod events;
 mod input;
 mod install;
 mod network;
@@ -21,28 +24,18 @@ mod requests;
 mod signals;
 
 use bytes::Bytes;
-use isol8_core::{
-    egress::record::Record,
-    failure::{Failure, FailureKind},
-};
-use isol8_proto::v1::{
-    Accepted, Exited, RunEvent, run_event::Event, run_service_client::RunServiceClient,
-};
-use tokio::time::timeout;
-use tonic::{Response, Streaming};
+use isol8_core::{egress::record::Record, failure::Failure};
+use isol8_proto::v1::{Accepted, Exited, run_event::Event};
 
 use crate::{
-    connect::{ANSWER_TIMEOUT, Link, silent, unwanted},
     console::{Console, printable},
     plan::{Plan, Stdin},
 };
+use events::Events;
+pub(crate) use events::Peer;
 use install::{Installer, Stderr};
 use output::{Output, OutputError, Written};
 use signals::Signals;
-
-/// Pieces of output are small; the program's text on the way up is not bounded
-/// here, and an event may hold a whole buffered stream.
-const MAX_EVENT_BYTES: usize = 1 << 30;
 
 /// How a run came to its end, seen from here.
 #[derive(Debug)]
@@ -68,18 +61,16 @@ pub(crate) struct Finished {
 /// Carries the run out: every event to `output`, until the last one.
 ///
 /// # Errors
-/// The daemon refused the run or was lost.
+/// The run was refused, or who carries it out was lost.
 ///
 /// # Cancellation
-/// Dropping it closes the stream, and the daemon cancels the run.
+/// Dropping it closes the stream, and the run is cancelled.
 pub(crate) async fn carry_out(
-    link: &Link,
+    peer: &Peer,
     plan: Plan,
     mut output: Output,
     console: &Console,
 ) -> Result<Ended, Failure> {
-    let mut client =
-        RunServiceClient::new(link.channel.clone()).max_decoding_message_size(MAX_EVENT_BYTES);
     let stdin = match plan.stdin {
         Stdin::Closed => None,
         Stdin::Data(data) => Some(input::ready(&data)),
@@ -88,15 +79,10 @@ pub(crate) async fn carry_out(
     let (json, log_network) = (plan.json, plan.start.log_network);
     let (requests, sender, taken) = requests::requests(plan.start, stdin);
     let mut signals = Signals::new(sender)?;
-    // The answer only says that the daemon heard us: a run that waits for its
-    // turn waits afterwards.
-    let answer = timeout(ANSWER_TIMEOUT, client.run(requests));
-    let response = match signals.during(answer).await {
-        Ok(Ok(response)) => response.map_err(|status| unwanted(&status))?,
-        Ok(Err(_)) => return Err(silent(link)),
+    let mut events = match signals.during(Events::begin(peer, requests, console)).await {
+        Ok(events) => events?,
         Err(signal) => return Ok(Ended::Interrupted(signal)),
     };
-    check_version(&response, console);
     let mut pump = Pump {
         output: &mut output,
         signals: &mut signals,
@@ -106,7 +92,7 @@ pub(crate) async fn carry_out(
         taken: &taken,
         console,
     };
-    let exited = match pump.run(response.into_inner()).await {
+    let exited = match pump.run(&mut events).await {
         Ok(exited) => Ok(exited),
         Err(Stop::Ended(ended)) => return Ok(ended),
         Err(Stop::Failed(failure)) => Err(pump.installer.explain(failure)),
@@ -165,16 +151,11 @@ struct Pump<'a> {
 }
 
 impl Pump<'_> {
-    async fn run(&mut self, mut events: Streaming<RunEvent>) -> Result<Exited, Stop> {
+    async fn run(&mut self, events: &mut Events) -> Result<Exited, Stop> {
         let interrupted = |signal| Stop::Ended(Ended::Interrupted(signal));
         loop {
-            let event = self.signals.during(events.message()).await;
-            let event = event
-                .map_err(interrupted)?
-                .map_err(|status| unwanted(&status))?;
-            let Some(event) = event else {
-                return Err(silent_end().into());
-            };
+            let event = self.signals.during(events.next()).await;
+            let event = event.map_err(interrupted)??;
             let written = match event.event {
                 Some(Event::Exited(exited)) => return Ok(exited),
                 Some(Event::Stdout(bytes)) => self.signals.during(self.output.stdout(bytes)).await,
@@ -231,25 +212,5 @@ impl Pump<'_> {
         ));
         self.signals.accepted();
         self.accepted = accepted;
-    }
-}
-
-fn silent_end() -> Failure {
-    let message = "the daemon ended the run without saying how";
-    Failure::new(FailureKind::Internal, message).hint("`isol8 daemon logs` may say more")
-}
-
-/// A daemon of another version answers as well as it can; the person should
-/// know when something then looks odd.
-fn check_version<T>(response: &Response<T>, console: &Console) {
-    let version = response.metadata().get("isol8-version");
-    let Some(version) = version.and_then(|version| version.to_str().ok()) else {
-        return;
-    };
-    if version != env!("CARGO_PKG_VERSION") {
-        console.warning(&format!(
-            "the daemon is version {version} and this is {}; `isol8 daemon stop` ends the old one",
-            env!("CARGO_PKG_VERSION")
-        ));
     }
 }

@@ -175,7 +175,7 @@ impl Task {
         };
         let last = match ended {
             Ok(ended) => {
-                count(&shared.metrics, &ended);
+                count(&shared.metrics, &ended.exited);
                 shared.metrics.ran(began.elapsed());
                 Some(Event::Ended(Box::new(ended)))
             }
@@ -324,8 +324,9 @@ fn unopened(exited: &Exited) -> Refusal {
     Refusal::new(status, message.trim_end()).kind("internal")
 }
 
-fn count(metrics: &Metrics, ended: &Ended) {
-    let name = ended.exited.verdict().as_str_name();
+/// Counts how a run ended.
+pub(crate) fn count(metrics: &Metrics, exited: &Exited) {
+    let name = exited.verdict().as_str_name();
     let name = name.strip_prefix("VERDICT_").unwrap_or(name);
     metrics.verdict(&name.to_ascii_lowercase());
 }

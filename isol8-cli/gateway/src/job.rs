@@ -19,7 +19,7 @@ use crate::{
     refusal::Refusal,
 };
 
-pub(crate) use session::SessionId;
+pub(crate) use session::{SessionId, prefix};
 
 /// What a request may bring or take in files.
 const MOST_FILES: usize = 1000;
@@ -111,7 +111,7 @@ impl Job {
             files,
             outputs: request.output_paths,
             temporary,
-            prefix: session::prefix(caller),
+            prefix: prefix(caller),
             revoked: caller.revoked().clone(),
         })
     }
@@ -126,12 +126,7 @@ impl Job {
 
     /// What the answer may take as a whole.
     pub(crate) fn answer_bytes(&self) -> u64 {
-        let asked = self.start.limits.unwrap_or_default().max_output_bytes;
-        let per_stream = match asked {
-            0 => USUAL_OUTPUT_BYTES,
-            asked => asked,
-        };
-        2 * per_stream + self.file_bytes()
+        output_bytes(&self.start).saturating_add(self.file_bytes())
     }
 
     /// A run of nothing, which makes the session that this run's files are written
@@ -154,6 +149,15 @@ impl Job {
             ..self.start.clone()
         }
     }
+}
+
+/// What both streams of a run may have.
+pub(crate) fn output_bytes(start: &Start) -> u64 {
+    let asked = start.limits.unwrap_or_default().max_output_bytes;
+    let defaults = start.defaults.unwrap_or_default().max_output_bytes;
+    let per_stream = [asked, defaults, USUAL_OUTPUT_BYTES];
+    let per_stream = per_stream.into_iter().find(|bytes| *bytes > 0);
+    per_stream.unwrap_or_default().saturating_mul(2)
 }
 
 /// The extension without its dot.

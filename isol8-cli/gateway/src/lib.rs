@@ -6,7 +6,7 @@
 //! Reading order: who may come in ([`keys`], [`policy`], [`guard`]), how
 //! connections live ([`accept`], [`patient`], [`bounds`]), what is asked and
 //! answered ([`api`], [`body`], [`refusal`]), the daemon behind it ([`daemon`]), one
-//! run ([`job`], [`requests`], [`execution`], [`outcome`], [`narrator`], [`files`]), and the paths
+//! run ([`job`], [`requests`], [`execution`], [`outcome`], [`narrator`], [`relay`], [`files`]), and the paths
 //! ([`routes`]) with what is counted of them ([`metrics`]).
 
 mod bounds;
@@ -28,6 +28,7 @@ mod files;
 mod job;
 mod narrator;
 mod outcome;
+mod relay;
 mod requests;
 
 mod metrics;

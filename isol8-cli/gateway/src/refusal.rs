@@ -89,6 +89,26 @@ impl Refusal {
         self.status == StatusCode::NOT_FOUND
     }
 
+    /// The same for a client that speaks as the daemon does.
+    pub(crate) fn detail(self) -> ErrorDetail {
+        let kind = self.body.kind.unwrap_or_else(|| {
+            let is_theirs = self.status.is_client_error();
+            let kind = if is_theirs {
+                "invalid_request"
+            } else {
+                "internal"
+            };
+            kind.to_owned()
+        });
+        ErrorDetail {
+            kind,
+            message: self.body.error,
+            causes: self.body.causes,
+            hint: self.body.hint.unwrap_or_default(),
+            retry_after_ms: self.retry_after_secs.unwrap_or_default() * 1000,
+        }
+    }
+
     /// What the daemon said in place of an answer.
     pub(crate) fn of_daemon(status: &Status) -> Self {
         if !status.details().is_empty()

@@ -24,7 +24,7 @@ use crate::{
     plan::{self, Plan, StdinKind, World},
     report::{self, Asked},
     run::{
-        self, Ended,
+        self, Ended, Peer,
         output::{Output, OutputError, is_null},
     },
     settings,
@@ -48,7 +48,7 @@ pub(super) fn run(args: RunArgs, paths: &Paths, console: &Console) -> Result<Exi
     wait(execute(plan, paths, console))
 }
 
-async fn execute(plan: Plan, paths: &Paths, console: &Console) -> Result<Exit, Failure> {
+async fn execute(mut plan: Plan, paths: &Paths, console: &Console) -> Result<Exit, Failure> {
     let copy = match &plan.out {
         Some(path) => Some((path.clone(), create(path)?)),
         None => None,
@@ -59,11 +59,15 @@ async fn execute(plan: Plan, paths: &Paths, console: &Console) -> Result<Exit, F
     let asked = (!json).then_some(Asked {
         persist: plan.start.persist,
         session: plan.start.session.is_some(),
+        remote: plan.remote.is_some(),
     });
     let started = Timestamp::now();
-    let link = connect::dial_or_start(paths, console).await?;
+    let peer = match plan.remote.take() {
+        Some(remote) => Peer::Gateway(remote),
+        None => Peer::Daemon(connect::dial_or_start(paths, console).await?),
+    };
     let output = Output::new(json, copy);
-    let finished = match run::carry_out(&link, plan, output, console).await? {
+    let finished = match run::carry_out(&peer, plan, output, console).await? {
         Ended::Exited(finished) => finished,
         Ended::Interrupted(signal) => {
             console.debug(format_args!("signal {signal} cancelled the run"));
@@ -74,7 +78,10 @@ async fn execute(plan: Plan, paths: &Paths, console: &Console) -> Result<Exit, F
             return Err(Failure::new(FailureKind::NoSpace, "cannot write to stdout").cause(why));
         }
     };
-    let conclusion = report::conclude(&finished.exited, &limits);
+    let mut conclusion = report::conclude(&finished.exited, &limits);
+    if matches!(peer, Peer::Gateway(_)) {
+        conclusion = conclusion.elsewhere();
+    }
     if json {
         let object = report::result_object(&finished, &conclusion, started);
         if answer(&object)? == Exit::StdoutClosed {

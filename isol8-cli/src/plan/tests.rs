@@ -2,6 +2,7 @@
 
 mod network;
 mod refusals;
+mod remote;
 mod session;
 
 use std::{collections::BTreeMap, fs};

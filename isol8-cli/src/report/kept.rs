@@ -7,6 +7,8 @@ use crate::console::Console;
 pub(crate) struct Asked {
     pub(crate) persist: bool,
     pub(crate) session: bool,
+    /// The sandbox is on another machine.
+    pub(crate) remote: bool,
 }
 
 /// What is said of the sandbox after the run.
@@ -22,6 +24,9 @@ pub(super) enum Kept {
 pub(super) fn kept(id: &str, asked: Asked) -> Option<Kept> {
     match id {
         "" => (asked.persist && !asked.session).then_some(Kept::IsNot),
+        id if asked.remote => Some(Kept::Is(format!(
+            "sandbox `{id}` is kept on the server; `isol8 cleanup` there removes it"
+        ))),
         id => Some(Kept::Is(how_to_look(id))),
     }
 }

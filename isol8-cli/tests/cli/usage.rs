@@ -165,18 +165,6 @@ fn what_clap_refuses_is_a_usage_error_too() {
 }
 
 #[test]
-fn what_is_not_there_yet_fails_plainly() {
-    check(
-        &["run", "-e", "1", "--host=http://h:1", "--key=k"],
-        &expect![[r"
-        125
-        error: `--host` is not there yet
-        hint: leave it out; a later version brings it
-    "]],
-    );
-}
-
-#[test]
 fn packages_of_images_are_checked_first() {
     check(
         &["setup", "--python", "numpy,-r"],

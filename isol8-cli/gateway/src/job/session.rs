@@ -58,7 +58,7 @@ impl fmt::Display for SessionId {
 }
 
 /// What the names of a caller's sessions begin with.
-pub(super) fn prefix(caller: &Caller) -> String {
+pub(crate) fn prefix(caller: &Caller) -> String {
     format!("h{}.", caller.owner())
 }
 

@@ -65,12 +65,16 @@ pub(super) fn prepare(
     }
     let policy = shared.policy.narrowed(caller.policy());
     let job = Job::new(asked, caller, &policy)?;
+    Ok((job, place(shared, caller)?))
+}
+
+/// Takes a place among the runs of the key.
+pub(super) fn place(shared: &Shared, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
     let place = Arc::clone(&caller.runs).try_acquire_owned();
-    let place = place.map_err(|_| {
+    place.map_err(|_| {
         let most = shared.bounds.runs_per_key;
         Refusal::busy(format!("{most} runs of this key go on already"))
-    })?;
-    Ok((job, place))
+    })
 }
 
 async fn whole(mut run: Execution) -> Answer {

@@ -396,7 +396,7 @@ fn what_is_no_package_is_told() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_checked_and_then_refused() {
+fn a_session_has_a_name() {
     refused(
         &["-e", "1", "--session", "../x"],
         &expect![[r#"
@@ -405,6 +405,10 @@ fn what_is_not_there_yet_is_checked_and_then_refused() {
         hint: write it like `--session work`
     "#]],
     );
+}
+
+#[test]
+fn a_server_has_an_address_and_a_key() {
     refused(
         &["-e", "1", "--host", "http://h:3000"],
         &expect![[r#"
@@ -413,16 +417,44 @@ fn what_is_not_there_yet_is_checked_and_then_refused() {
     "#]],
     );
     refused(
-        &["-e", "1", "--host", "http://h:3000", "--key", "k"],
+        &["-e", "1", "--host", "http://h:3000", "--key", ""],
         &expect![[r#"
-            NotYet: `--host` is not there yet
-            hint: leave it out; a later version brings it
+        InvalidRequest: API key required
+        hint: give it with `--key <key>`, or set ISOL8_API_KEY
+    "#]],
+    );
+    refused(
+        &[
+            "-e",
+            "1",
+            "--host",
+            "http://h:3000",
+            "--key",
+            "my-secret\nkey\n",
+        ],
+        &expect![[r#"
+            InvalidRequest: this is no API key: one has letters, digits and signs, and no line's end
+            hint: look at what `--key` or ISOL8_API_KEY really holds
         "#]],
     );
     refused(
         &["-e", "1", "--host", "h:3000", "--key", "k"],
         &expect![[r#"
             InvalidRequest: `h:3000` is not the address of a server
+            hint: write it like `--host https://isol8.example.com:3000`
+        "#]],
+    );
+    refused(
+        &[
+            "-e",
+            "1",
+            "--host",
+            "https://user:pass@h:3000/?key=secret",
+            "--key",
+            "k",
+        ],
+        &expect![[r#"
+            InvalidRequest: `h:3000/` is not the address of a server
             hint: write it like `--host https://isol8.example.com:3000`
         "#]],
     );

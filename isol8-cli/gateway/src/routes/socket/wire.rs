@@ -1,0 +1,74 @@
+//! A run of `isol8 run --host`: what the daemon is asked and says, in binary
+//! messages, below the ceiling of the gateway and of the key.
+
+use std::sync::Arc;
+
+use axum::extract::ws::Message;
+use bytes::Bytes;
+use isol8_proto::v1::{RunRequest, Start, run_request};
+use prost::Message as _;
+
+use super::{
+    Run, Said,
+    line::{Ended, Talk},
+};
+use crate::{
+    gateway::Shared,
+    job::{self, SessionId},
+    keys::Caller,
+    refusal::Refusal,
+    relay::Relay,
+    routes::execute,
+};
+
+/// Starts the run that the first message asks for.
+pub(super) async fn begin(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    first: Message,
+) -> Result<(Run, Talk), Ended> {
+    let run_request::Message::Start(mut start) = request(first)? else {
+        return Err(Refusal::invalid("the first message is no `Start`").into());
+    };
+    check(&mut start, shared, caller)?;
+    let place = execute::place(shared, caller)?;
+    let bytes = match start.buffered {
+        true => job::output_bytes(&start),
+        false => 0,
+    };
+    let room = shared.answers.reserve(bytes, &shared.bounds).await?;
+    let (talk, input) = Talk::new(Vec::new(), start.stdin);
+    let relay = Relay::start(shared, caller, start, input, vec![place, room]);
+    Ok((Run::Wire(relay), talk))
+}
+
+/// Puts what is asked for below the ceiling, and the session among those of the
+/// caller. All other fields are the daemon's to judge.
+fn check(start: &mut Start, shared: &Shared, caller: &Caller) -> Result<(), Refusal> {
+    shared.policy.narrowed(caller.policy()).apply(start)?;
+    if let Some(id) = &start.session {
+        start.session = Some(SessionId::parse("session", id)?.name(caller));
+    }
+    Ok(())
+}
+
+/// What a later message says.
+pub(super) fn said(message: Message) -> Result<Said, Refusal> {
+    match request(message)? {
+        run_request::Message::Start(_) => Err(Refusal::invalid("a second `Start`")),
+        run_request::Message::Stdin(piece) => Ok(Said::Stdin(vec![piece], false)),
+        run_request::Message::CloseStdin(_) => Ok(Said::Stdin(Vec::new(), true)),
+        run_request::Message::Signal(signal) => Ok(Said::Signal(signal.number)),
+    }
+}
+
+fn request(message: Message) -> Result<run_request::Message, Refusal> {
+    let bytes: Bytes = match message {
+        Message::Binary(bytes) => bytes,
+        _ => return Err(Refusal::invalid("messages are `RunRequest`, as binary")),
+    };
+    let request = RunRequest::decode(bytes)
+        .map_err(|error| Refusal::invalid(format!("no `RunRequest`: {error}")))?;
+    let nothing = || Refusal::invalid("a `RunRequest` that says nothing we know");
+    request.message.ok_or_else(nothing)
+}
