@@ -80,6 +80,48 @@ scene("an idle session goes at the second click", {}, async (page) => {
   await page.getByText("No sessions.").waitFor();
 });
 
+const CRAFTED = String.raw`# HELP isol8_daemon_up Whether the daemon answers.
+# TYPE isol8_daemon_up gauge
+isol8_daemon_up 1
+isol8_daemon_runs_in_flight 4
+isol8_daemon_runs_queued 2
+isol8_daemon_max_concurrent 10
+isol8_daemon_runs_total 1234567
+isol8_http_runs_total{verdict="timed_out"} 7
+isol8_http_runs_total{verdict="of_a_newer_gateway"} 1
+isol8_http_run_duration_seconds_bucket{le="0.01"} 0
+isol8_http_run_duration_seconds_bucket{le="0.02"} 60
+isol8_http_run_duration_seconds_bucket{le="120"} 98
+isol8_http_run_duration_seconds_bucket{le="+Inf"} 100
+isol8_daemon_pool_warm{engine="docker",runtime="python",key="a \"b\" \\ }<img src=x>"} 3
+isol8_daemon_pool_target{engine="docker",runtime="python",key="a \"b\" \\ }<img src=x>"} 4
+isol8_daemon_pool_making{engine="docker",runtime="python",key="a \"b\" \\ }<img src=x>"} 1
+isol8_daemon_pool_hits_total{engine="docker",runtime="python",key="a \"b\" \\ }<img src=x>"} 75
+isol8_daemon_pool_misses_total{engine="docker",runtime="python",key="a \"b\" \\ }<img src=x>"} 25
+`;
+
+scene("figures are read as Prometheus means them", {}, async (page) => {
+  let text = CRAFTED;
+  await page.route("**/metrics", (route) => route.fulfill({ body: text }));
+  await enter(page, "dashboard");
+  await known(page);
+  for (const [name, value] of [["flight", "4"], ["rate", "0.0"], ["p50", "18 ms"], ["p99", "2 min"], ["hits", "75 %"]]) {
+    assert.equal(await tile(page, name).textContent(), value, name);
+  }
+  await page.getByText("of 10, 2 waiting").waitFor();
+  await page.getByText("1,234,567 since its start").waitFor();
+  const bars = await page.locator("#times .bar-row").allTextContents();
+  assert.deepEqual(bars, ["\u2264 10 ms0", "\u2264 20 ms60", "\u2264 2 min38", "> 2 min2"]);
+  assert.equal(await ends(page, "timed_out"), 7);
+  assert.equal(await ends(page, "of_a_newer_gateway"), 1);
+  const cells = await page.locator("#pool tr td").allTextContents();
+  assert.deepEqual(cells, ["python", "docker", 'a "b" \\ }<img src=x>', "3 of 4, 1 coming", "75", "25", "75 %"]);
+  text = "isol8_daemon_up 0\n";
+  await page.getByText("daemon does not answer", { exact: true }).waitFor();
+  assert.equal(await tile(page, "flight").textContent(), "\u2013");
+  await page.getByText("No sandbox is kept warm yet.").waitFor();
+});
+
 scene("a lost connection is told, and found again", { expects: ["ERR_INTERNET_DISCONNECTED"] }, async (page, context) => {
   await enter(page, "dashboard");
   await known(page);
