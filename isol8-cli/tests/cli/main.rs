@@ -4,7 +4,7 @@
 //! ([`usage`]), runs ([`runs`], [`output`], [`interrupts`], [`stdin`]), how a
 //! daemon is started ([`launch`]), sessions ([`session`]) with their files
 //! ([`copy_up`], [`copy_down`], [`hostile`]), and the other commands ([`commands`],
-//! [`cleanup`], [`serve`]).
+//! [`cleanup`], [`serve`] with its keys ([`key`])).
 
 mod cli;
 mod fake;
@@ -23,6 +23,7 @@ mod session;
 
 mod cleanup;
 mod commands;
+mod key;
 mod launch;
 mod network;
 mod serve;

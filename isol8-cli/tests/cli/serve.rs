@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// A server that has said where it listens.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     /// What it said before.
     said: String,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Drop for Server {
@@ -32,7 +32,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("it starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut said = String::new();
@@ -54,13 +54,17 @@ impl Server {
     }
 
     fn ask(&self, head: &str, body: &str) -> String {
+        self.ask_as("k", head, body)
+    }
+
+    pub(crate) fn ask_as(&self, key: &str, head: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("it listens");
         let patience = Some(Duration::from_secs(30));
         stream.set_read_timeout(patience).expect("a socket");
         let length = body.len();
         let request = format!(
             "{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Authorization: Bearer k\r\nContent-Length: {length}\r\n\r\n{body}"
+             Authorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).expect("it takes it");
         let mut answer = String::new();
@@ -68,29 +72,37 @@ impl Server {
         answer
     }
 
-    fn signal(&self, signal: Signal) {
+    /// The next thing that it says.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.stderr.read_line(&mut line).expect("it is text");
+        assert!(read > 0, "it ended");
+        line
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it is there");
     }
 
     /// Its code, and what it said from now on.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.stderr.read_to_string(&mut rest).expect("it is text");
         (self.child.wait().expect("it ends").code(), rest)
     }
 }
 
-fn serve(fake: &Fake, args: &[&str]) -> Command {
+pub(crate) fn serve(fake: &Fake, args: &[&str]) -> Command {
     let args: Vec<_> = ["serve"].iter().chain(args).copied().collect();
     command(fake.folder.path(), &args)
 }
 
-const RUN: &str = r#"{"request":{"code":"","runtime":"python"}}"#;
+pub(crate) const RUN: &str = r#"{"request":{"code":"","runtime":"python"}}"#;
 
 #[test]
 fn it_serves_until_a_signal_comes() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for signal in [Signal::TERM, Signal::INT] {
         let fake = Fake::new(|run| async move {
             run.accept().await;
             run.stdout("hello").await;
@@ -151,7 +163,8 @@ fn without_a_key_it_serves_nobody() {
         let done = isol8(&fake, args);
         assert_eq!(
             done.told(),
-            "2\nerror: API key required\nhint: give it with `--key <key>`, or set ISOL8_API_KEY\n"
+            "2\nerror: API key required\nhint: make one with `isol8 key add <name>`, or give it with \
+             `--key <key>`, ISOL8_API_KEY or `--keys-file <path>`\n"
         );
     }
 }

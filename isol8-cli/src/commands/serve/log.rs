@@ -19,7 +19,10 @@ pub(super) fn start(debug: bool) {
     };
     let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(usual));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(usual));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    // A log that cannot be written would end in a panic: the terminal may be gone.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .log_internal_errors(false);
     match is_journal() {
         true => lines
             .with_writer(Journal)
