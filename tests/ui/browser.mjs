@@ -120,6 +120,9 @@ export async function shows(page, text) {
   await page.locator("#output", { hasText: text }).waitFor();
 }
 
+/** Lets the page look anew, as when somebody comes back to its tab. */
+export const lookAgain = (page) => page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+
 /** A request past the page; the text of the answer. */
 export async function ask(method, path) {
   const answer = await fetch(ORIGIN + path, { method, headers: { Authorization: `Bearer ${KEY}` } });

@@ -1,7 +1,7 @@
 // What the dashboard tells, and what is done there.
 
 import assert from "node:assert/strict";
-import { ended, enter, scene, start } from "./browser.mjs";
+import { ended, enter, lookAgain, scene, start } from "./browser.mjs";
 
 const ends = async (page, verdict) =>
   Number((await page.locator(`[data-verdict=${verdict}] .number`).textContent()).replaceAll(",", ""));
@@ -117,6 +117,7 @@ scene("figures are read as Prometheus means them", {}, async (page) => {
   const cells = await page.locator("#pool tr td").allTextContents();
   assert.deepEqual(cells, ["python", "docker", 'a "b" \\ }<img src=x>', "3 of 4, 1 coming", "75", "25", "75 %"]);
   text = "isol8_daemon_up 0\n";
+  await lookAgain(page);
   await page.getByText("daemon does not answer", { exact: true }).waitFor();
   assert.equal(await tile(page, "flight").textContent(), "\u2013");
   await page.getByText("No sandbox is kept warm yet.").waitFor();
@@ -126,8 +127,10 @@ scene("a lost connection is told, and found again", { expects: ["ERR_INTERNET_DI
   await enter(page, "dashboard");
   await known(page);
   await context.setOffline(true);
+  await lookAgain(page);
   await page.getByText("Connection lost. Trying again in 2 s.").waitFor();
   // It waits longer each time.
+  await page.getByRole("button", { name: "Try now" }).click();
   await page.getByText("Connection lost. Trying again in 4 s.").waitFor();
   assert.equal(await page.locator("#link-text").textContent(), "connection lost");
   await context.setOffline(false);

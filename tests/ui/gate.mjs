@@ -1,7 +1,7 @@
 // The key: who has none stays outside, and it stays in one tab.
 
 import assert from "node:assert/strict";
-import { enter, KEY, ORIGIN, scene, start, ended } from "./browser.mjs";
+import { ended, enter, KEY, lookAgain, ORIGIN, scene, start } from "./browser.mjs";
 
 scene("a wrong key is told", { expects: ["403"] }, async (page) => {
   await page.goto(`${ORIGIN}/ui`);
@@ -40,6 +40,7 @@ scene("the key stays in its tab and is forgotten on demand", {}, async (page, co
 scene("a key that is refused later leads back to the gate", { expects: ["403"] }, async (page) => {
   await enter(page);
   await page.evaluate(() => sessionStorage.setItem("isol8-key", "revoked"));
+  await lookAgain(page);
   await page.getByText("The key is no longer valid.").waitFor();
   assert.ok(!(await page.locator("#playground").isVisible()));
   assert.equal(await page.evaluate(() => sessionStorage.length), 0);

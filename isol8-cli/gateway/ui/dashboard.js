@@ -131,14 +131,16 @@ const dashboard = {
     tell(flight.value, isUp ? count(going) : "\u2013");
     tell(flight.note, `of ${count(of("isol8_daemon_max_concurrent"))}, ${count(of("isol8_daemon_runs_queued"))} waiting`);
     const total = of("isol8_daemon_runs_total");
+    tell(rate.note, `${count(total)} since its start`);
+    curve(flight.line, this.flights, going);
     const at = performance.now();
     const past = this.last;
+    // Who looks again at once would see a rate of nothing, or of much too much.
+    if (past && at - past.at < POLL_MS / 2) return;
     this.last = { total, at };
     // A daemon that was started anew counts from 0.
     const perSecond = past && total >= past.total ? ((total - past.total) * 1000) / (at - past.at) : 0;
     tell(rate.value, perSecond.toFixed(perSecond < 10 ? 1 : 0));
-    tell(rate.note, `${count(total)} since its start`);
-    curve(flight.line, this.flights, going);
     curve(rate.line, this.rates, perSecond);
   },
 

@@ -24,6 +24,7 @@ function showPart() {
     else link.removeAttribute("aria-current");
   }
   document.title = part === "playground" ? "isol8 playground" : "isol8 dashboard";
+  dashboard.resume();
 }
 
 /** Tries the key, and keeps it if it opens. */
@@ -35,7 +36,6 @@ async function open(key) {
     sessionStorage.setItem(KEY_PLACE, key);
     byId("key").value = "";
     showPart();
-    dashboard.resume();
   } catch (error) {
     if (error instanceof Refusal && error.isOfKey) tell(byId("gate-error"), "This key does not open the gateway.");
     else if (error instanceof Refusal) tell(byId("gate-error"), error.message);
@@ -66,7 +66,4 @@ dashboard.onKeyRefused = () => showGate("The key is no longer valid.");
 playground.start();
 dashboard.start();
 if (heldKey() === null) showGate();
-else {
-  showPart();
-  dashboard.resume();
-}
+else showPart();
