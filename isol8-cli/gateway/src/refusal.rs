@@ -214,9 +214,15 @@ mod tests {
             (503, vec![Kind::HostLacks, Kind::EgressUnavailable]),
             (504, vec![Kind::EngineTimeout]),
         ];
+        let page = include_str!("../../../docs/http.md");
         for (status, kinds) in table {
+            let row = format!("| {status} | ");
+            let row = page.lines().find(|line| line.starts_with(&row));
+            let row = row.expect("the page has a row for every status");
             for kind in kinds {
                 assert_eq!(status_of(kind.name()), status, "{kind:?}");
+                let name = format!("`{}`", kind.name());
+                assert!(row.contains(&name), "the page does not say {name}: {row}");
             }
         }
         assert_eq!(status_of("of_a_newer_daemon"), 502);

@@ -47,14 +47,15 @@ impl Page {
         page
     }
 
-    /// The same without this command.
+    /// The same without this command, which may have a comment behind it.
     ///
     /// # Panics
-    /// When the page has none that begins so: it need not be left out any more.
+    /// When the page has no such one: it need not be left out any more.
     #[track_caller]
     pub(super) fn without(mut self, command: &str) -> Self {
         let all = self.steps.len();
-        self.steps.retain(|step| !step.command.starts_with(command));
+        let bare = |step: &Step| step.command.split("  ").next() == Some(command);
+        self.steps.retain(|step| !bare(step));
         assert!(self.steps.len() < all, "`{command}` is not on the page");
         self
     }
