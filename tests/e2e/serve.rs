@@ -2,12 +2,13 @@
 //!
 //! `requests` and `options` are the fields of a run, `results` what comes back,
 //! `streams` and `sockets` what comes while it runs, `files` and `surroundings`
-//! the other paths, `refusals` and `ceiling` what is turned away. Then those who
+//! the other paths, `keys` who may come in, `refusals` and `ceiling` what is turned away. Then those who
 //! mean no good: `slow`, `stuck`, `dropped`, `burst`, `bodies`, `shapes`. `ends` is
 //! how a gateway and its daemon end, `fuzz` what a document-driven fuzzer finds.
 
 mod ceiling;
 mod files;
+mod keys;
 mod options;
 mod refusals;
 mod requests;
