@@ -28,7 +28,7 @@ pub(crate) enum Peer {
 /// The events of one run, in either case the same.
 #[derive(Debug)]
 pub(super) enum Events {
-    Daemon(Streaming<RunEvent>),
+    Daemon(Box<Streaming<RunEvent>>),
     Gateway(Box<remote::Events>),
 }
 
@@ -56,7 +56,7 @@ impl Events {
         let answer = answer.map_err(|_| silent(link))?;
         let response = answer.map_err(|status| unwanted(&status))?;
         check_version(&response, console);
-        Ok(Self::Daemon(response.into_inner()))
+        Ok(Self::Daemon(Box::new(response.into_inner())))
     }
 
     /// The next event; not to be asked after `Exited`.

@@ -233,6 +233,16 @@ impl Run {
                         }
                     }
                 }
+                "deaf" => {
+                    // Hears signals, and takes nothing of its stdin.
+                    while let Ok(Some(request)) = self.requests.message().await {
+                        if let Some(Sent::Signal(signal)) = request.message {
+                            let number = Some(signal.number);
+                            return self.exit(Verdict::Signalled, None, number).await;
+                        }
+                    }
+                    return self.world.note("gone");
+                }
                 "wait" => {
                     self.world.note("waiting");
                     let release = self.world.release.clone();

@@ -1,96 +1,13 @@
 //! `GET /execute/ws`.
 
-use serde_json::{Value, json};
+use std::time::Duration;
+
+use serde_json::json;
 
 use crate::{
-    client::Client,
     stage::{KEY, OTHER_KEY, Stage, wait_for},
+    websocket::{BINARY, CLOSE, PING, Socket, TEXT, upgrade},
 };
-
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-
-/// A WebSocket, by hand.
-struct Socket(Client);
-
-impl Socket {
-    fn open(stage: &Stage) -> Self {
-        let mut client = stage.client();
-        upgrade(&mut client);
-        let (status, _) = client.head().expect("a head");
-        assert_eq!(status, 101);
-        Self(client)
-    }
-
-    /// As [`Socket::open`], with the first message.
-    fn start(stage: &Stage, code: &str, rest: &str) -> Self {
-        let mut socket = Self::open(stage);
-        let code = serde_json::to_string(code).expect("it is text");
-        socket.send(&format!(
-            r#"{{"type":"execute","request":{{"code":{code},"runtime":"python"{rest}}}}}"#
-        ));
-        socket
-    }
-
-    fn send(&mut self, text: &str) {
-        self.frame(TEXT, text.as_bytes());
-    }
-
-    fn frame(&mut self, kind: u8, payload: &[u8]) {
-        let length = u16::try_from(payload.len()).expect("it is short");
-        let mut frame = vec![0x80 | kind, 0x80 | 126];
-        frame.extend(length.to_be_bytes());
-        // A mask of zeros leaves the payload as it is.
-        frame.extend([0; 4]);
-        frame.extend(payload);
-        self.0.write(&frame);
-    }
-
-    /// The next message that is no ping: its kind and what is in it.
-    fn next(&mut self) -> (u8, Vec<u8>) {
-        loop {
-            let head = self.0.read(2);
-            assert_eq!(head.len(), 2, "the connection was cut");
-            let length = match head[1] {
-                126 => u16::from_be_bytes(self.0.read(2).try_into().expect("two")).into(),
-                127 => panic!("too long for these tests"),
-                short => usize::from(short),
-            };
-            let payload = self.0.read(length);
-            match head[0] & 0xf {
-                9 => {}
-                kind => return (kind, payload),
-            }
-        }
-    }
-
-    fn event(&mut self) -> Value {
-        let (kind, payload) = self.next();
-        assert_eq!(kind, TEXT, "{payload:?}");
-        serde_json::from_slice(&payload).expect("it is JSON")
-    }
-
-    /// The code of the gateway's goodbye.
-    fn goodbye(&mut self) -> u16 {
-        let (kind, payload) = self.next();
-        assert_eq!(kind, CLOSE, "{payload:?}");
-        self.frame(CLOSE, &payload[..2]);
-        u16::from_be_bytes([payload[0], payload[1]])
-    }
-}
-
-fn upgrade(client: &mut Client) {
-    let key = format!("Bearer {KEY}");
-    let headers = [
-        ("Authorization", key.as_str()),
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ];
-    client.write(crate::client::head("GET", "/execute/ws", &headers, None).as_bytes());
-}
 
 #[test]
 fn a_run_is_told_and_closed() {
@@ -232,7 +149,7 @@ fn the_end_of_the_gateway_is_told() {
 
 #[test]
 fn who_says_nothing_is_closed() {
-    let stage = Stage::with(|bounds| bounds.body = std::time::Duration::from_millis(50));
+    let stage = Stage::with(|bounds| bounds.body = Duration::from_millis(50));
     let mut socket = Socket::open(&stage);
     assert_eq!(socket.event()["type"], "error");
     assert_eq!(socket.goodbye(), 1008);
@@ -243,14 +160,88 @@ fn sockets_are_counted_and_plain_requests_are_none() {
     let stage = Stage::with(|bounds| bounds.sockets = 1);
     let first = Socket::open(&stage);
     let mut second = stage.client();
-    upgrade(&mut second);
+    upgrade(&mut second, KEY, None);
     assert_eq!(second.answer().error(429), "too many WebSockets");
     drop(first);
     wait_for("a place", || {
         let mut client = stage.client();
-        upgrade(&mut client);
+        upgrade(&mut client, KEY, None);
         client.head().is_some_and(|(status, _)| status == 101)
     });
     let plain = stage.ask_as(OTHER_KEY, "GET", "/execute/ws", "");
     assert!(plain.error(400).contains("no WebSocket"));
+}
+
+/// More than the daemon takes ahead of its program, and less than we do.
+const UNREAD_BYTES: usize = 3 << 20;
+
+/// A program that reads nothing, with stdin that waits for it.
+fn deaf(stage: &Stage) -> Socket {
+    let mut socket = Socket::start(stage, "print on\ndeaf", "");
+    assert_eq!(socket.event()["data"], "on");
+    let data = "x".repeat(UNREAD_BYTES);
+    socket.send(&json!({"type": "stdin", "data": data}).to_string());
+    socket
+}
+
+#[test]
+fn a_signal_overtakes_stdin_that_nobody_reads() {
+    let stage = Stage::new();
+    let mut socket = deaf(&stage);
+    socket.send(r#"{"type":"signal","signal":"SIGTERM"}"#);
+    assert_eq!(socket.event()["data"], "143");
+    assert_eq!(socket.goodbye(), 1000);
+}
+
+#[test]
+fn a_goodbye_is_heard_behind_stdin_that_nobody_reads() {
+    for says_so in [true, false] {
+        let stage = Stage::new();
+        let mut socket = deaf(&stage);
+        if says_so {
+            socket.frame(CLOSE, &[]);
+            stage.world.await_note("gone");
+        } else {
+            drop(socket);
+            stage.world.await_note("gone");
+        }
+    }
+}
+
+/// Two pings unanswered, 750 ms apart, and the client is gone.
+fn quick() -> Stage {
+    Stage::with(|bounds| bounds.comment = Duration::from_millis(1500))
+}
+
+#[test]
+fn who_answers_no_ping_is_gone() {
+    let stage = quick();
+    let socket = Socket::start(&stage, "wait", "");
+    stage.world.await_note("waiting");
+    stage.world.await_note("gone");
+    drop(socket);
+}
+
+#[test]
+fn who_answers_pings_may_be_silent() {
+    let stage = quick();
+    let mut socket = Socket::start(&stage, "wait", "");
+    for _ in 0..6 {
+        let (kind, payload) = socket.frame_of_theirs();
+        assert_eq!(kind, PING);
+        socket.frame(crate::websocket::PONG, &payload);
+    }
+    stage.world.release.cancel();
+    assert_eq!(socket.event()["type"], "exit");
+    assert_eq!(stage.world.count("gone"), 0);
+}
+
+#[test]
+fn a_message_that_is_too_long_is_refused() {
+    let stage = Stage::with(|bounds| bounds.body_bytes = 1000);
+    let mut socket = Socket::open(&stage);
+    socket.head_of(TEXT, 1001);
+    let told = socket.event()["data"].to_string();
+    assert!(told.contains("1001 > 1000"), "{told}");
+    assert_eq!(socket.goodbye(), 1008);
 }

@@ -133,10 +133,11 @@ impl Line {
         self.talk(run, talk, shared.bounds.comment).await
     }
 
-    /// Until the run's last event is said. Between two pings it is `quiet`.
+    /// Until the run's last event is said, or nothing was heard for a little longer
+    /// than `quiet`.
     async fn talk(&mut self, run: Run, talk: Talk, quiet: Duration) -> Result<(), Ended> {
-        // A client answers a ping before the next one comes.
-        let pulse = Pulse::new(quiet + quiet / 3);
+        // Two pings have gone unanswered by then.
+        let (ping, pulse) = (quiet / 2, Pulse::new(quiet + quiet / 3));
         let feed = async {
             talk.waiting.feed(talk.stdin).await;
             std::future::pending::<()>().await;
@@ -146,7 +147,7 @@ impl Line {
             () = pulse.stops() => Err(Ended::Gone),
             ended = hear(&mut self.ear, self.tongue, talk.inbox, talk.signals, &pulse) => Err(ended),
             () = feed => Ok(()),
-            said = speak(&mut self.mouth, self.tongue, run, quiet, &pulse) => said,
+            said = speak(&mut self.mouth, self.tongue, run, ping, &pulse) => said,
         }
     }
 
@@ -230,15 +231,15 @@ async fn speak(
     mouth: &mut Mouth,
     tongue: Tongue,
     mut run: Run,
-    quiet: Duration,
+    ping: Duration,
     pulse: &Pulse,
 ) -> Result<(), Ended> {
-    let mut quiet = interval(quiet);
-    quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ping = interval(ping);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let (messages, is_last) = tokio::select! {
             next = run.next() => next,
-            _ = quiet.tick() => (vec![Message::Ping(Bytes::new())], false),
+            _ = ping.tick() => (vec![Message::Ping(Bytes::new())], false),
         };
         for message in messages {
             // A ping waits behind what a client does not read. One that speaks by

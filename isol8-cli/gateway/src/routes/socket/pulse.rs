@@ -21,8 +21,9 @@ pub(super) struct Pulse {
 #[derive(Debug)]
 struct State {
     heard: Instant,
-    /// We do not listen, or do not speak, as often.
+    /// We do not listen, or do not speak, as often; and since when.
     pauses: usize,
+    paused: Instant,
 }
 
 /// Time does not count while it lives.
@@ -33,17 +34,22 @@ impl Drop for Pause<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.pauses -= 1;
-        state.heard = Instant::now();
+        if state.pauses == 0 && state.heard < state.paused {
+            let silent = state.paused - state.heard;
+            state.heard = Instant::now() - silent;
+        }
     }
 }
 
 impl Pulse {
     pub(super) fn new(patience: Duration) -> Self {
+        let now = Instant::now();
         Self {
             patience,
             state: Mutex::new(State {
-                heard: Instant::now(),
+                heard: now,
                 pauses: 0,
+                paused: now,
             }),
         }
     }
@@ -59,7 +65,11 @@ impl Pulse {
 
     /// It cannot be heard of for now, and that is not its fault.
     pub(super) fn pause(&self) -> Pause<'_> {
-        self.state().pauses += 1;
+        let mut state = self.state();
+        if state.pauses == 0 {
+            state.paused = Instant::now();
+        }
+        state.pauses += 1;
         Pause(self)
     }
 
@@ -107,13 +117,18 @@ mod tests {
                     advance(PATIENCE / 2).await;
                     pulse.beat();
                 }
+                advance(PATIENCE / 4).await;
                 let paused = pulse.pause();
                 advance(PATIENCE * 3).await;
+                let twice = pulse.pause();
                 drop(paused);
+                advance(PATIENCE).await;
+                drop(twice);
             } => {}
         }
+        // What was silence before counts.
         silence.await;
         // The clock of tests has milliseconds.
-        assert_eq!(begun.elapsed().as_secs(), 20 * (5 + 3 + 1));
+        assert_eq!(begun.elapsed().as_secs(), 20 * (5 + 4 + 1));
     }
 }
