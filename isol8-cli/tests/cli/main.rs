@@ -1,8 +1,8 @@
 //! The real binary against a daemon that the test scripts.
 //!
 //! [`fake`] is that daemon, [`cli`] runs the binary; then what is typed wrong
-//! ([`usage`]), runs ([`runs`], [`output`], [`interrupts`], [`stdin`]), how a
-//! daemon is started ([`launch`]), sessions ([`session`]) with their files
+//! ([`usage`]), runs ([`runs`], [`output`], [`interrupts`], [`stdin`]) and those on
+//! another machine ([`remote`]), how a daemon is started ([`launch`]), sessions ([`session`]) with their files
 //! ([`copy_up`], [`copy_down`], [`hostile`]), and the other commands ([`commands`],
 //! [`cleanup`], [`serve`] with its keys ([`key`])).
 
@@ -13,6 +13,7 @@ mod usage;
 
 mod interrupts;
 mod output;
+mod remote;
 mod runs;
 mod stdin;
 
