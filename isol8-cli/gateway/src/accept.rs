@@ -3,22 +3,28 @@
 //! `axum::serve` would arm no timer at all: one client that never finishes its
 //! request head would hold a connection for ever.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::{Router, response::IntoResponse as _};
-use hyper::server::conn::http1;
+use axum::{Router, extract::Request, response::IntoResponse as _};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
+use tower::{ServiceExt as _, service_fn};
 
-use crate::{gateway::Shared, patient::Patient, refusal::Refusal};
+use crate::{
+    gateway::Shared,
+    patient::Patient,
+    refusal::Refusal,
+    seats::{Seat, Seats},
+};
 
 /// Out of descriptors, most likely: closing ones will mend it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -29,26 +35,17 @@ const TOLD_SHARE: usize = 4;
 /// Takes connections until the gateway is told to stop, and waits for them.
 pub(crate) async fn serve(listener: TcpListener, router: Router, shared: Arc<Shared>) {
     let most = shared.bounds.connections.max(1);
-    let served = Arc::new(Semaphore::new(most));
+    let seats = Seats::new(most);
     let told = Arc::new(Semaphore::new(most.div_ceil(TOLD_SHARE)));
-    let refusing = Router::new().fallback(|| async {
-        let mut response = Refusal::busy("too many connections").into_response();
-        let close = axum::http::HeaderValue::from_static("close");
-        response
-            .headers_mut()
-            .insert(axum::http::header::CONNECTION, close);
-        response
-    });
     let connections = TaskTracker::new();
     loop {
-        // Before the accept: who finds no place waits in the kernel's queue.
+        // Before the accept: who can not even be told waits in the kernel's queue.
         let place = tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
-            place = Arc::clone(&served).acquire_owned() => place.map(|place| (place, &router)),
-            place = Arc::clone(&told).acquire_owned() => place.map(|place| (place, &refusing)),
+            place = Arc::clone(&told).acquire_owned() => place,
         };
-        let Ok((mut place, mut router_of)) = place else {
+        let Ok(place) = place else {
             break;
         };
         let accepted = tokio::select! {
@@ -57,15 +54,17 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shared: Arc<Sha
         };
         match accepted {
             Ok((stream, _)) => {
-                // It may have become free while nobody came.
-                if std::ptr::eq(router_of, &raw const refusing)
-                    && let Ok(free) = Arc::clone(&served).try_acquire_owned()
-                {
-                    (place, router_of) = (free, &router);
+                let shared = Arc::clone(&shared);
+                if let Some(seat) = seats.take() {
+                    connections.spawn(connection(stream, router.clone(), shared, seat));
+                    continue;
                 }
-                let router = router_of.clone();
-                let connection = connection(stream, router, Arc::clone(&shared), place);
-                connections.spawn(connection);
+                // A gateway of one seat, where everybody is told the same.
+                let seat = Seats::new(1).take().expect("nobody has it");
+                connections.spawn(async move {
+                    connection(stream, refusing(), shared, seat).await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -79,26 +78,40 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shared: Arc<Sha
     connections.wait().await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    shared: Arc<Shared>,
-    place: OwnedSemaphorePermit,
-) {
+/// Tells everybody to come again, whatever is asked for.
+fn refusing() -> Router {
+    Router::new().fallback(|| async {
+        let mut response = Refusal::busy("too many connections").into_response();
+        let close = axum::http::HeaderValue::from_static("close");
+        response
+            .headers_mut()
+            .insert(axum::http::header::CONNECTION, close);
+        response
+    })
+}
+
+async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, seat: Arc<Seat>) {
     let _open = shared.metrics.connection();
     // An answer of several small writes must not wait for acknowledgements.
     let _best_effort = stream.set_nodelay(true);
     let bounds = &shared.bounds;
+    let asked = Arc::clone(&seat);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let busy = asked.enter();
+        let answer = router.clone().oneshot(request);
+        async move { Ok::<_, Infallible>(answer.await?.map(|body| busy.until_end_of(body))) }
+    });
     let io = TokioIo::new(Patient::new(stream, bounds.write_idle));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header)
         .max_buf_size(bounds.header_bytes)
-        .serve_connection(io, TowerToHyperService::new(router))
+        .serve_connection(io, TowerToHyperService::new(service))
         .with_upgrades();
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = seat.lost() => return,
         () = shared.stop.cancelled() => {
             // What is being answered ends by itself: runs hear of the stop too.
             served.as_mut().graceful_shutdown();
@@ -112,5 +125,5 @@ async fn connection(
         // A client that went, was too slow, or spoke no HTTP.
         tracing::debug!(%error, "a connection ended");
     }
-    drop(place);
+    drop(seat);
 }

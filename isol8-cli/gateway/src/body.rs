@@ -7,18 +7,21 @@ use axum::{
     body::Body,
     http::{HeaderMap, StatusCode, header},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{api::Object, bounds::Bounds, refusal::Refusal};
 
 /// Room is counted in pieces of this size.
 const PIECE_BYTES: usize = 1 << 10;
+
+/// For more room for a body that has come in part.
+const GROW_TIME: Duration = Duration::from_secs(5);
 
 /// Of a body that is too large this much is read and dropped, so that a client
 /// that writes before it reads gets to its answer.
@@ -51,10 +54,32 @@ impl Room {
         bytes: u64,
         bounds: &Bounds,
     ) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.pieces(self.count(bytes), bounds.body).await
+    }
+
+    /// Waits until a place is for `bytes`, but not for long: those who wait hold
+    /// what others wait for.
+    async fn grow(
+        &self,
+        place: &mut OwnedSemaphorePermit,
+        bytes: usize,
+        bounds: &Bounds,
+    ) -> Result<(), Refusal> {
+        let has = u32::try_from(place.num_permits()).unwrap_or(u32::MAX);
+        let more = self.count(bytes as u64).saturating_sub(has);
+        let time = bounds.body.min(GROW_TIME);
+        place.merge(self.pieces(more, time).await?);
+        Ok(())
+    }
+
+    fn count(&self, bytes: u64) -> u32 {
         let pieces = bytes.div_ceil(PIECE_BYTES as u64);
-        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX).min(self.most);
-        let place = Arc::clone(&self.pieces).acquire_many_owned(pieces);
-        let place = timeout(bounds.body, place).await;
+        u32::try_from(pieces).unwrap_or(u32::MAX).min(self.most)
+    }
+
+    async fn pieces(&self, count: u32, time: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
+        let place = Arc::clone(&self.pieces).acquire_many_owned(count);
+        let place = timeout(time, place).await;
         let place = place.map_err(|_| Refusal::busy("too many large requests at once"))?;
         place.map_err(|_| Refusal::stopping())
     }
@@ -96,35 +121,39 @@ pub(crate) async fn read(
         }
         return Err(too_large(bounds));
     }
-    let most = told.unwrap_or(bounds.body_bytes);
-    let place = room.reserve(most as u64, bounds).await?;
-    match timeout(bounds.body, collect(body, told.unwrap_or(0), bounds)).await {
-        Ok(bytes) => Ok(Held {
-            bytes: bytes?,
-            place,
-        }),
-        Err(_) => {
+    let deadline = Instant::now() + bounds.body;
+    let mut held = Vec::new();
+    let mut place = room.reserve(0, bounds).await?;
+    let mut body = body;
+    loop {
+        let Ok(frame) = timeout_at(deadline, body.frame()).await else {
             let message = "the request's body did not come in time";
-            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message))
-        }
-    }
-}
-
-async fn collect(mut body: Body, told: usize, bounds: &Bounds) -> Result<Bytes, Refusal> {
-    let mut bytes = BytesMut::with_capacity(told);
-    while let Some(frame) = body.frame().await {
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message));
+        };
+        let Some(frame) = frame else {
+            let bytes = held.into();
+            return Ok(Held { bytes, place });
+        };
         let frame = frame.map_err(|_| Refusal::invalid("the request's body broke off"))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if bytes.len() + data.len() > bounds.body_bytes {
-            drop(bytes);
+        let wanted = held.len() + data.len();
+        if wanted > bounds.body_bytes {
+            drop((held, place));
             drain(body).await;
             return Err(too_large(bounds));
         }
-        bytes.extend_from_slice(&data);
+        // As it comes: what was only announced takes no room from others.
+        if wanted > held.capacity() {
+            let ahead = (wanted * 2)
+                .min(told.unwrap_or(bounds.body_bytes))
+                .max(wanted);
+            room.grow(&mut place, ahead, bounds).await?;
+            held.reserve_exact(ahead - held.len());
+        }
+        held.extend_from_slice(&data);
     }
-    Ok(bytes.freeze())
 }
 
 async fn drain(mut body: Body) {

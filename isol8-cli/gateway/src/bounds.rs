@@ -9,7 +9,7 @@ pub struct Bounds {
     pub header: Duration,
     /// Bytes of a request head.
     pub header_bytes: usize,
-    /// For a whole body, and for the room to hold it.
+    /// For a whole body, and for the room to hold an answer.
     pub body: Duration,
     /// Bytes of a body; more is 413.
     pub body_bytes: usize,

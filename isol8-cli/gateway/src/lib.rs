@@ -17,6 +17,7 @@ mod accept;
 mod gateway;
 mod guard;
 mod patient;
+mod seats;
 
 mod api;
 mod body;
@@ -37,8 +38,6 @@ mod routes;
 pub use bounds::Bounds;
 pub use daemon::{Daemon, Dial};
 pub use gateway::{Gateway, Settings};
-pub use keys::{
-    Keeper, Key, KeyName, Keys, NewKey, Rotation, Sources, Store, Stored, WrongName,
-};
+pub use keys::{Keeper, Key, KeyName, Keys, NewKey, Rotation, Sources, Store, Stored, WrongName};
 pub use outcome::record;
 pub use policy::{Policy, Usual};

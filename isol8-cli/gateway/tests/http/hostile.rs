@@ -161,23 +161,25 @@ fn bodies_share_a_room() {
     let stage = Stage::with(|bounds| {
         bounds.body_bytes = 1 << 20;
         bounds.bodies_bytes = 1 << 20;
-        bounds.body = SHORT;
     });
-    // It holds the room until its time is over: the next one waits, and is served
-    // or told to come again, and the one after that is served.
+    let begin = |client: &mut Client, bytes: usize| {
+        let headers = [("Authorization", &*bearer())];
+        client.write(head("POST", "/execute", &headers, Some(1 << 20)).as_bytes());
+        client.write(&vec![b' '; bytes]);
+    };
+    // What is announced takes no room.
+    let mut held: Vec<Client> = (0..8).map(|_| stage.client()).collect();
+    for client in &mut held {
+        begin(client, 1);
+        stage.execute("").ok();
+    }
+    drop(held);
+    // What has come does.
     let mut hog = stage.client();
-    hog.write(
-        head(
-            "POST",
-            "/execute",
-            &[("Authorization", &bearer())],
-            Some(1 << 20),
-        )
-        .as_bytes(),
-    );
-    let first = stage.execute("").status;
-    assert!(matches!(first, 200 | 429), "{first}");
-    assert_eq!(hog.answer().status, 408);
+    begin(&mut hog, (1 << 20) - 1);
+    wait_for("a full room", || stage.execute("").status == 429);
+    hog.write(b" ");
+    assert!(hog.answer().error(400).contains("EOF"));
     stage.execute("").ok();
 }
 
@@ -262,6 +264,32 @@ fn places_come_back_however_a_run_ends() {
             wait_for("a place", || !busy());
         }
     }
+}
+
+#[test]
+fn who_asks_for_nothing_keeps_nobody_out() {
+    let stage = Stage::with(|bounds| bounds.connections = 4);
+    let mut run = waiting(&stage, "wait");
+    let mut kept = stage.client();
+    for _ in 0..3 {
+        let mut silent: Vec<Client> = (0..20).map(|_| stage.client()).collect();
+        for client in &mut silent {
+            client.try_write(b"GET /health HTTP/1.1\r\nX-A: ").ok();
+        }
+        stage.execute("print x").ok();
+        for client in &mut silent[..17] {
+            client.await_close();
+        }
+    }
+    // It was the first to wait.
+    kept.await_close();
+    // Whoever has a request stays.
+    stage.world.release.cancel();
+    let mut last = None;
+    while let Some(event) = run.event() {
+        last = Some(event);
+    }
+    assert!(last.expect("an event").contains("exit"));
 }
 
 #[test]
