@@ -322,6 +322,6 @@ pub(super) struct PolicyKeys {
     pub(super) max_cpu: Given<Cores>,
     /// The longest time in milliseconds.
     pub(super) max_timeout_ms: Given<Whole<1, MAX_MS>>,
-    /// The images that `--image` may name; `*` at the end stands for the rest.
+    /// The images that `--image` may name, word for word.
     pub(super) images: Given<Vec<String>>,
 }
