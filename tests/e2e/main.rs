@@ -6,8 +6,8 @@
 //! added to it, `images` what is in its image, `exhaustion` and `escape` what
 //! hostile programs try, `secrets` and `tenants` what must not reach others,
 //! `sessions` what outlives a run, `kill` that it outlives the daemon too,
-//! `cleanup` how it ends, `serve` what comes in over HTTP, `ui` the page that a browser shows of it,
-//! `clients` what other languages see, `systemd` what a service manager sees, `docs` what the pages promise, `faults` what happens when the world around a run breaks.
+//! `cleanup` how it ends, `serve` what comes in over HTTP, `remote` runs on another machine, `ui` the page that a browser shows of it,
+//! `clients` what other languages see, `systemd` what a service manager sees, `package` a real one, `docs` what the pages promise, `faults` what happens when the world around a run breaks.
 //!
 //! Cases have numbers, so that a finding can be talked about: RX is a resource
 //! that runs out, ES a way out of the sandbox, NE a way out by the network, PR
@@ -39,10 +39,12 @@ mod sessions;
 mod clients;
 mod engine_faults;
 mod faults;
+mod remote;
 mod serve;
 mod sockets;
-mod ui;
+mod package;
 mod systemd;
+mod ui;
 mod unprivileged;
 
 mod docs;
