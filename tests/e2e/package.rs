@@ -18,7 +18,7 @@ const SYSTEM_UNITS: [&str; 3] = ["isol8d.socket", "isol8d.service", "isol8-serve
 const NATIVE: &str = "etc/systemd/system/isol8d.service.d/native.conf";
 
 /// What others write when a package comes and goes.
-const OF_OTHERS: [&str; 3] = ["var/lib/dpkg", "var/log", "var/cache"];
+const OF_OTHERS: [&str; 4] = ["var/lib/dpkg", "var/log", "var/cache", "run/systemd"];
 
 fn install(debian: &Debian, package: &Path) {
     let name = package.file_name().expect("a file");
