@@ -43,9 +43,13 @@ async function addUp(client, numbers) {
   let exited;
   for await (const event of call) {
     if (event.event === "stdout") {
+      // A piece may end anywhere: bytes, not text, and not lines.
       process.stdout.write(event.stdout);
-      if (numbers.length > 0) say();
-      else call.write({ closeStdin: {} });
+      for (const byte of event.stdout) {
+        if (byte !== 10) continue;
+        if (numbers.length > 0) say();
+        else call.end();
+      }
     } else if (event.event === "stderr") process.stderr.write(event.stderr);
     else if (event.event === "exited") exited = event.exited;
   }

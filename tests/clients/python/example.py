@@ -33,13 +33,15 @@ async def add_up(channel, numbers):
     async for event in call:
         match event.WhichOneof("event"):
             case "stdout":
-                print(event.stdout.decode(), end="", flush=True)
-                if numbers:
-                    await call.write(isol8.RunRequest(stdin=b"%d\n" % numbers.pop(0)))
-                else:
-                    await call.write(isol8.RunRequest(close_stdin=isol8.CloseStdin()))
+                # A piece may end anywhere: bytes, not text, and not lines.
+                os.write(1, event.stdout)
+                for _ in range(event.stdout.count(b"\n")):
+                    if numbers:
+                        await call.write(isol8.RunRequest(stdin=b"%d\n" % numbers.pop(0)))
+                    else:
+                        await call.done_writing()
             case "stderr":
-                print(event.stderr.decode(), end="", file=sys.stderr)
+                os.write(2, event.stderr)
             case "exited":
                 exited = event.exited
     return exited

@@ -23,7 +23,7 @@ class Daemon(Case):
         self.assertGreater(after.pid, 0)
         [chosen] = [engine for engine in after.engines if engine.chosen]
         self.assertTrue(chosen.healthy, chosen)
-        metadata = dict(await run.call.initial_metadata())
+        metadata = dict(run.call.initial_metadata())
         self.assertEqual(metadata["isol8-version"], after.version)
         # Whatever a library says that the daemon is called.
         for name in (SOCKET, SOCKET.replace("/", "%2F"), "localhost:80"):

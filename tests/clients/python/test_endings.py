@@ -15,16 +15,17 @@ class Endings(Case):
         self.assertEqual((await self.status()).runs_in_flight, 1)
 
     async def test_a_cancelled_call_ends_its_run(self):
-        run = await (await Run(self.channel).start(SLEEPS)).until(b"up\n")
+        run = await self.begin(SLEEPS).until(b"up\n")
         await self.one_run()
         run.call.cancel()
-        with self.assertRaises(asyncio.CancelledError):
+        with self.assertRaises(grpc.RpcError) as caught:
             await run.end()
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.CANCELLED)
         await self.until_idle()
 
     async def test_a_deadline_ends_its_run(self):
-        run = await Run(self.channel, seconds=3).start(SLEEPS)
-        with self.assertRaises(grpc.aio.AioRpcError) as caught:
+        run = Run(self.plain, seconds=3).start(SLEEPS)
+        with self.assertRaises(grpc.RpcError) as caught:
             await run.end()
         self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         self.assertEqual(run.out, b"up\n")
@@ -45,10 +46,10 @@ class Endings(Case):
     async def test_a_client_finds_the_next_daemon(self):
         before = await self.status()
         code = "print('up', flush=True); print(input())"
-        run = await (await Run(self.channel).start(code, stdin=True)).until(b"up\n")
+        run = await self.begin(code, stdin=True).until(b"up\n")
         await self.admin.Shutdown(admin.ShutdownRequest())
         # The daemon waits for the runs that it has.
-        await run.send(stdin=b"and down\n")
+        run.send(stdin=b"and down\n")
         self.assertEqual((await run.end()).out, b"up\nand down\n")
         self.assertEqual(run.exited.verdict, v1.VERDICT_EXITED)
 

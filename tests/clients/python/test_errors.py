@@ -9,8 +9,8 @@ INVALID = ("invalid_request", grpc.StatusCode.INVALID_ARGUMENT)
 class Errors(Case):
     async def refused_run(self, kind, code, words, start):
         async def go():
-            run = Run(self.channel)
-            await run.send(start=start)
+            run = Run(self.plain)
+            run.send(start=start)
             await run.end()
 
         return await self.refused(go(), kind, code, words)
@@ -46,20 +46,20 @@ class Errors(Case):
         told = await self.refused_run(*INVALID, "", start(session="x" * 100_000))
         self.assertLess(len(told.message), 2000)
         # During a run.
-        run = await (await Run(self.channel).start("print('up', flush=True); input()", stdin=True)).until(b"up\n")
-        await run.send(signal=v1.Signal(number=19))
+        run = await self.begin("print('up', flush=True); input()", stdin=True).until(b"up\n")
+        run.send(signal=v1.Signal(number=19))
         await self.refused(run.end(), *INVALID, "signal 19")
 
     async def test_newer_clients_are_understood(self):
         # Field 1000, a text: unknown here, and passed over.
         start = v1.Start(runtime=v1.RUNTIME_PYTHON, code=b"print('known')").SerializeToString()
         newer = v1.Start.FromString(start + b"\xc2\x3e\x03new")
-        run = Run(self.channel)
-        await run.send(start=newer)
+        run = Run(self.plain)
+        run.send(start=newer)
         self.assertEqual((await run.end()).out, b"known\n")
         # A message of a kind that is unknown here could mean anything.
-        run = await (await Run(self.channel).start("print('up', flush=True); input()", stdin=True)).until(b"up\n")
-        await run.call.write(v1.RunRequest.FromString(b"\xc2\x3e\x03new"))
+        run = await self.begin("print('up', flush=True); input()", stdin=True).until(b"up\n")
+        run.said.put(v1.RunRequest.FromString(b"\xc2\x3e\x03new"))
         told = await self.refused(run.end(), *INVALID, "does not know")
         self.assertIn("versions", told.hint)
         # So could a call.

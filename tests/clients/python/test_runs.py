@@ -13,13 +13,13 @@ PIECE_BYTES = 256 << 10
 
 class Runs(Case):
     async def test_output_comes_while_the_run_goes_on(self):
-        run = await Run(self.channel).start(
+        run = self.begin(
             "print('first', flush=True); input(); print('second')", stdin=True
         )
         await run.until(b"first\n")
         self.assertNotIn(b"second", run.out)
         self.assertEqual((await self.status()).runs_in_flight, 1)
-        await run.send(stdin=b"\n")
+        run.send(stdin=b"\n")
         await run.end()
         self.assertEqual(run.out, b"first\nsecond\n")
         self.assertEqual(run.exited.verdict, v1.VERDICT_EXITED)
@@ -35,19 +35,19 @@ class Runs(Case):
         self.assertIn("accepted", run.events)
 
     async def test_stdin_is_live(self):
-        run = await Run(self.channel).start(
+        run = self.begin(
             "for line in open(0): print(line.upper(), end='', flush=True)\nprint('end')", stdin=True
         )
         for word in (b"one", b"two"):
-            await run.send(stdin=word + b"\n")
+            run.send(stdin=word + b"\n")
             await run.until(word.upper() + b"\n")
-        await run.send(close_stdin=v1.CloseStdin())
+        run.send(close_stdin=v1.CloseStdin())
         await run.end()
         self.assertEqual(run.out, b"ONE\nTWO\nend\n")
         # The end of the client's own stream closes it too.
-        run = await Run(self.channel).start("print(open(0).read())", stdin=True)
-        await run.send(stdin=b"half")
-        await run.call.done_writing()
+        run = self.begin("print(open(0).read())", stdin=True)
+        run.send(stdin=b"half")
+        run.done_writing()
         self.assertEqual((await run.end()).out, b"half\n")
 
     async def test_much_stdin_comes_back(self):
@@ -55,7 +55,7 @@ class Runs(Case):
         pieces = [block[i:] + block[:i] for i in range(20)]
         code = "import sys, shutil; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"
         room = v1.Limits(max_output_bytes=16 << 20)
-        run = await Run(self.channel).start(code, stdin=True, limits=room)
+        run = self.begin(code, stdin=True, limits=room)
         moved = asyncio.Event()
         most = 0
 
@@ -69,10 +69,10 @@ class Runs(Case):
             while sent + len(piece) - run.taken > UNTAKEN_BYTES:
                 moved.clear()
                 await moved.wait()
-            await run.send(stdin=piece)
+            run.send(stdin=piece)
             sent += len(piece)
             most = max(most, sent - run.taken)
-        await run.send(close_stdin=v1.CloseStdin())
+        run.send(close_stdin=v1.CloseStdin())
         await reader
         self.assertEqual(run.exited.code, 0)
         # A program may end before the client hears of the last piece.
@@ -93,15 +93,15 @@ class Runs(Case):
 
     async def test_two_runs_share_a_connection(self):
         code = "for line in open(0): print(NAME, line, end='', flush=True)"
-        first = await Run(self.channel).start(f"NAME = 'a'\n{code}", stdin=True)
-        second = await Run(self.channel).start(f"NAME = 'b'\n{code}", stdin=True)
+        first = self.begin(f"NAME = 'a'\n{code}", stdin=True)
+        second = self.begin(f"NAME = 'b'\n{code}", stdin=True)
         for turn in (b"1", b"2", b"3"):
             for run, name in ((first, b"a"), (second, b"b")):
-                await run.send(stdin=turn + b"\n")
+                run.send(stdin=turn + b"\n")
                 await run.until(name + b" " + turn + b"\n")
         self.assertEqual((await self.status()).runs_in_flight, 2)
         for run in (first, second):
-            await run.send(close_stdin=v1.CloseStdin())
+            run.send(close_stdin=v1.CloseStdin())
             await run.end()
         self.assertEqual(first.out, b"a 1\na 2\na 3\n")
         self.assertEqual(second.out, b"b 1\nb 2\nb 3\n")
@@ -128,12 +128,12 @@ class Runs(Case):
 
     async def test_signals_reach_the_program(self):
         code = "import signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(5))\nprint('up', flush=True)\nwhile True: signal.pause()"
-        run = await (await Run(self.channel).start(code)).until(b"up\n")
-        await run.send(signal=v1.Signal(number=signal.SIGINT))
+        run = await self.begin(code).until(b"up\n")
+        run.send(signal=v1.Signal(number=signal.SIGINT))
         await run.end()
         self.assertEqual((run.exited.verdict, run.exited.code), (v1.VERDICT_EXITED, 5))
-        run = await (await Run(self.channel).start(code)).until(b"up\n")
-        await run.send(signal=v1.Signal(number=signal.SIGKILL))
+        run = await self.begin(code).until(b"up\n")
+        run.send(signal=v1.Signal(number=signal.SIGKILL))
         await run.end()
         self.assertEqual((run.exited.verdict, run.exited.signal), (v1.VERDICT_SIGNALLED, 9))
         self.assertFalse(run.exited.HasField("code"))

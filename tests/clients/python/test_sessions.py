@@ -92,23 +92,23 @@ class Sessions(Case):
         await self.refused(other, *mismatch)
         await self.refused(self.inside("1", runtime=v1.RUNTIME_BASH), *mismatch)
         code = "print('up', flush=True); input()"
-        run = await Run(self.channel).start(code, session=self.name, stdin=True)
+        run = self.begin(code, session=self.name, stdin=True)
         await run.until(b"up\n")
         busy = ("session_busy", grpc.StatusCode.FAILED_PRECONDITION)
         await self.refused(self.remove(self.name), *busy)
         # Who comes next waits for its turn.
-        second = await Run(self.channel).start("print('second')", session=self.name)
-        await run.send(stdin=b"\n")
+        second = self.begin("print('second')", session=self.name)
+        run.send(stdin=b"\n")
         self.assertEqual((await run.end()).exited.code, 0)
         self.assertEqual((await second.end()).out, b"second\n")
 
     async def test_a_full_queue_says_when_to_come_back(self):
         code = "print('up', flush=True); input()"
-        first = await Run(self.channel).start(code, session=self.name, stdin=True)
+        first = self.begin(code, session=self.name, stdin=True)
         await first.until(b"up\n")
         # One more than may wait for a session.
         runs = [
-            await Run(self.channel).start("print('came')", session=self.name) for _ in range(65)
+            self.begin("print('came')", session=self.name) for _ in range(65)
         ]
         ends = [asyncio.create_task(run.end()) for run in runs]
         done, waiting = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +125,7 @@ class Sessions(Case):
         staying, *leaving = (run for run, end in zip(runs, ends) if end is not full)
         for run in leaving:
             run.call.cancel()
-        await first.send(stdin=b"\n")
+        first.send(stdin=b"\n")
         await first.end()
         ended = await asyncio.gather(*ends, return_exceptions=True)
         self.assertEqual([run for run in ended if isinstance(run, Run)], [staying])

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from client import Run, connect
+from client import Run, connect_for_runs
 
 
 async def main():
-    async with connect() as channel:
-        run = await Run(channel).start("import time; print('up', flush=True); time.sleep(600)")
+    with connect_for_runs() as channel:
+        run = Run(channel).start("import time; print('up', flush=True); time.sleep(600)")
         await run.until(b"up\n")
         print("up", flush=True)
         await run.end()
