@@ -315,15 +315,6 @@ both_engines! {
         ran.within(seconds(10));
     }
 
-    /// What comes in later versions says so and runs nothing.
-    fn what_is_not_there_yet_says_so(stage: &Stage) {
-        let args = ["--host", "http://127.0.0.1:1", "--key", "k"];
-        let ran = stage.python("print('it ran')").args(args).go();
-        assert_ne!(ran.code(), 0, "{ran:?}");
-        assert_eq!(ran.out(), "", "{ran:?}");
-        assert!(ran.err().starts_with("error: `--host` is not there yet"), "{ran:?}");
-    }
-
     /// A run in a warm sandbox says so and is as fresh as any.
     fn warm_runs_are_fresh(stage: &Stage) {
         let code = "import os, sys\nprint(sorted(os.listdir('/sandbox')), os.listdir('/tmp'))\n\
