@@ -1,3 +1,4 @@
+#!/bin/sh
 # Becomes the first process of a Debian of its own: its root is $1, its processes,
 # mounts, network and groups are nobody else's. The controllers of cgroup v1 are
 # shown where a service that may see devices sees them: systemd itself is content
