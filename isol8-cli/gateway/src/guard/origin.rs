@@ -16,7 +16,9 @@ pub(super) fn check(headers: &HeaderMap, uri: &Uri, shared: &Shared) -> Result<(
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, more) = (hosts.next(), hosts.next());
     let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    let Some(host) = host.filter(|_| more.is_none()) else {
+    // Not `somebody@localhost`: a `Host` names nobody, and readers differ about it.
+    let host = host.filter(|host| more.is_none() && !host.as_str().contains('@'));
+    let Some(host) = host else {
         return Err(Refusal::invalid(
             "the request has no `Host`, or no valid one",
         ));
