@@ -5,7 +5,7 @@ mod debian;
 
 use std::{fs, path::Path};
 
-use debian::{Booted, Debian, package};
+use debian::{Booted, Debian, UNIFIED, package};
 use isol8_e2e::harness::call::Ran;
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ fn new_words(verified: &Ran) -> String {
 /// over HTTP, removed, purged.
 #[test]
 fn from_the_installation_to_the_purge() {
-    if !Path::new("/sys/fs/cgroup/memory").is_dir() {
+    if !Path::new(UNIFIED).is_dir() {
         // A host with cgroup v2 alone has no controllers to spare for another
         // systemd.
         return;

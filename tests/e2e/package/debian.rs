@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 use isol8_e2e::harness::{
@@ -136,11 +137,17 @@ impl Debian {
             ])
             .arg("sh")
             .args([script, self.root()]);
-        // All groups of the host are below the roots that it sees.
-        let own =
-            "for group in /sys/fs/cgroup/*/; do echo $$ >$group/cgroup.procs; done; exec \"$@\"";
+        // It sees all groups with controllers, as the daemon in it makes some at the
+        // top, and of the tree without any what is below a group of its own.
+        let group = Path::new(UNIFIED).join(format!("isol8-e2e-{}", std::process::id()));
+        fs::create_dir(&group).expect("root may");
+        let own = "for group in /sys/fs/cgroup/*/ \"$0\"; do\n\
+                   echo $$ >\"$group/cgroup.procs\"; done; exec \"$@\"";
         let mut mover = Command::new("sh");
-        mover.args(["-c", own, "sh"]).arg(command.get_program());
+        mover
+            .args(["-c", own])
+            .arg(&group)
+            .arg(command.get_program());
         mover.args(command.get_args());
         mover
             .stdin(Stdio::null())
@@ -152,7 +159,11 @@ impl Debian {
             let children = fs::read_to_string(&children).ok()?;
             Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
         });
-        let booted = Booted { first, parent };
+        let booted = Booted {
+            first,
+            parent,
+            group,
+        };
         wait_until("systemd", seconds(60), || {
             let state = booted.run(&["systemctl", "is-active", "multi-user.target"]);
             state.code() == 0
@@ -168,10 +179,25 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("DEBIAN_FRONTEND", "noninteractive"),
 ];
 
+/// Where the host has the tree of cgroup v2 beside those of v1.
+pub(super) const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+fn remove_groups(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    // One that is not empty is tried again.
+    fs::remove_dir(group).ok();
+}
+
 /// A Debian at work. Dropped, it is gone with everything that runs in it.
 pub(super) struct Booted {
     first: Pid,
     parent: Child,
+    /// What systemd made is below.
+    group: PathBuf,
 }
 
 impl Booted {
@@ -213,5 +239,10 @@ impl Drop for Booted {
         // All others go with the first.
         kill_process(self.first, Signal::KILL).ok();
         drop(self.parent.wait());
+        // A killed process may be in its group for another moment.
+        let end = Instant::now() + seconds(10);
+        while fs::exists(&self.group).unwrap_or(false) && Instant::now() < end {
+            remove_groups(&self.group);
+        }
     }
 }
