@@ -52,6 +52,17 @@ pub(super) enum Request {
     },
 }
 
+impl Request {
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::Lease { reply, .. } => reply.is_closed(),
+            Self::Warm { reply, .. } => reply.is_closed(),
+            // It holds for everybody.
+            Self::Shutdown { .. } => false,
+        }
+    }
+}
+
 /// What callers do not wait for.
 #[derive(Debug)]
 pub(super) enum Note {
@@ -182,6 +193,10 @@ impl Owner {
     }
 
     async fn serve(&mut self, request: Request) {
+        // Notes come first: that it was given up may have been heard before it.
+        if request.is_given_up() {
+            return;
+        }
         match request {
             Request::Lease {
                 ticket,

@@ -1,5 +1,6 @@
 //! The owner task against the fake engine, on a clock that stands still.
 
+use futures_util::FutureExt as _;
 use isol8_core::{
     ids::DaemonId,
     quantity::{ByteSize, CpuMillis, Pids},
@@ -174,6 +175,19 @@ async fn a_lease_that_is_cancelled_loses_nothing() {
     sleep(delay).await;
     assert_eq!((world.warm(), world.fake.live()), (1, 1));
     assert!(world.lease().await.unwrap().warm);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_are_given_up_before_they_are_heard_make_nothing() {
+    let world = world();
+    for _ in 0..40 {
+        // Asked for once, so that the owner will find both in its queues.
+        let lease = world.pool.lease(key(), limits(512));
+        assert!(lease.now_or_never().is_none());
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((world.fake.live(), world.warm()), (0, 0));
     world.end().await;
 }
 
