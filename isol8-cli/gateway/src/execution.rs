@@ -205,18 +205,27 @@ impl Task {
     async fn run(&mut self, job: Job, input: Input) -> Result<Ended, Trouble> {
         let started = Timestamp::now();
         let session = job.start.session.clone().unwrap_or_default();
-        if !job.files.is_empty() {
-            self.place(&job, &session).await?;
-        }
+        let runtime = job.start.runtime;
+        let over = match job.files.is_empty() {
+            true => None,
+            false => self.place(&job, &session).await?,
+        };
         if job.start.log_network {
             self.network = Some(Vec::new());
         }
-        let exited = self.drive(job.start, input).await?;
+        let exited = match over {
+            Some(exited) => exited,
+            None => self.drive(job.start, input).await?,
+        };
         let files = match job.outputs.is_empty() {
             true => None,
             false => Some(files::collect(&self.shared.daemon, &session, &job.outputs).await?),
         };
-        let accepted = self.accepted.take().ok_or_else(Refusal::internal)?;
+        // A run whose time is over before it has a sandbox has none.
+        let accepted = self.accepted.take().unwrap_or(Accepted {
+            runtime,
+            ..Accepted::default()
+        });
         let network = self.network.take();
         Ok(Ended {
             accepted,
@@ -228,7 +237,8 @@ impl Task {
     }
 
     /// Writes the run's files, into a session that is made if it is not there.
-    async fn place(&mut self, job: &Job, session: &str) -> Result<(), Trouble> {
+    /// Gives the end of a run whose time is over by then.
+    async fn place(&mut self, job: &Job, session: &str) -> Result<Option<Exited>, Trouble> {
         let daemon = self.shared.daemon.clone();
         let mut there = !job.temporary;
         for (path, content) in &job.files {
@@ -239,15 +249,17 @@ impl Task {
                     Ok(()) => continue,
                 }
             }
-            self.open(job.opening()).await?;
+            if let Some(over) = self.open(job.opening()).await? {
+                return Ok(Some(over));
+            }
             there = true;
             files::put(&daemon, session, path, content.clone()).await?;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Makes the session, by a run of nothing.
-    async fn open(&mut self, start: Start) -> Result<(), Trouble> {
+    async fn open(&mut self, start: Start) -> Result<Option<Exited>, Trouble> {
         let (mut events, _open) = self.call(start, Input::whole(Bytes::new())).await?;
         while let Some(event) = events.message().await? {
             match event.event {
@@ -256,7 +268,8 @@ impl Task {
                 }
                 Some(run_event::Event::Exited(exited)) => {
                     return match (exited.verdict(), exited.code) {
-                        (Verdict::Exited, Some(0)) => Ok(()),
+                        (Verdict::Exited, Some(0)) => Ok(None),
+                        (Verdict::TimedOut, _) => Ok(Some(exited)),
                         _ => Err(unopened(&exited).into()),
                     };
                 }

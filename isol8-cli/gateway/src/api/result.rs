@@ -25,11 +25,13 @@ pub(crate) struct ExecutionResult {
     pub(crate) verdict: Verdict,
     pub(crate) duration_ms: f64,
     pub(crate) truncated: bool,
+    /// Empty, as `sandboxId`, where its time was over before it had a sandbox.
     pub(crate) execution_id: String,
     pub(crate) runtime: &'static str,
     /// When the run was asked for, RFC 3339.
     pub(crate) timestamp: String,
     pub(crate) sandbox_id: String,
+    /// `unknown` where it had no sandbox.
     pub(crate) engine: &'static str,
     pub(crate) warm: bool,
     pub(crate) resource_usage: ResourceUsage,

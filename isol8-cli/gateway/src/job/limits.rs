@@ -20,9 +20,11 @@ const MAX_OUTPUT_BYTES: u64 = 16 << 20;
 /// # Errors
 /// 400 names the field.
 pub(super) fn limits(options: &Options, timeout_ms: Option<u64>) -> Result<Limits, Refusal> {
-    let timeout_ms = match timeout_ms {
-        Some(ms) => timeout("request.timeoutMs", Some(ms))?,
-        None => timeout("options.timeoutMs", options.timeout_ms)?,
+    // Also the one that does not count must be one.
+    let of_options = timeout("options.timeoutMs", options.timeout_ms)?;
+    let timeout_ms = match timeout("request.timeoutMs", timeout_ms)? {
+        0 => of_options,
+        ms => ms,
     };
     let memory_bytes = size("options.memoryLimit", options.memory_limit.as_deref())?;
     if options.memory_limit.is_some() && memory_bytes < MIN_MEMORY.as_bytes() {

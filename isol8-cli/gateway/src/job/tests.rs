@@ -84,6 +84,12 @@ fn a_wrong_value_is_refused_with_its_field() {
         "`options.timeoutMs`",
     );
     refused(
+        r#","timeoutMs":1"#,
+        r#","options":{"timeoutMs":0}"#,
+        400,
+        "`options.timeoutMs`",
+    );
+    refused(
         "",
         r#","options":{"memoryLimit":"much"}"#,
         400,

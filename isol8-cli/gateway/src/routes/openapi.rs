@@ -76,7 +76,15 @@ impl Document {
     fn runs(&mut self) {
         let body = self.body::<ExecuteBody>(true);
         let result = self.answer::<ExecutionResult>(JSON);
-        let event = self.answer::<StreamEvent>("text/event-stream");
+        let event = json!({ "type": "object", "required": ["data"], "properties": {
+            "data": {
+                "type": "string",
+                "contentMediaType": JSON,
+                "contentSchema": self.schemas.subschema_for::<StreamEvent>(),
+            },
+        } });
+        // Of each event, as OpenAPI 3.2 has it in `itemSchema`.
+        let event = json!({ "text/event-stream": { "schema": event } });
         self.add(
             "post",
             "/execute",
