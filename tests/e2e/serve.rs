@@ -16,3 +16,12 @@ mod results;
 mod sockets;
 mod streams;
 mod surroundings;
+
+mod bodies;
+mod burst;
+mod dropped;
+mod ends;
+mod fuzz;
+mod shapes;
+mod slow;
+mod stuck;

@@ -124,8 +124,8 @@ impl Gateway {
     ///
     /// # Panics
     /// When it is not answered.
-    #[must_use]
     #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "to ask is often all")]
     pub fn ask(&self, what: &str) -> Answer {
         let mut client = self.client();
         client.send(what, &[], b"");
@@ -136,8 +136,8 @@ impl Gateway {
     ///
     /// # Panics
     /// When it is not answered.
-    #[must_use]
     #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "to ask is often all")]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.post_text(path, &body.to_string())
     }
@@ -146,8 +146,8 @@ impl Gateway {
     ///
     /// # Panics
     /// When it is not answered.
-    #[must_use]
     #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "to ask is often all")]
     pub fn post_text(&self, path: &str, body: &str) -> Answer {
         let mut client = self.client();
         client.send(&format!("POST {path}"), &[], body.as_bytes());
@@ -158,8 +158,8 @@ impl Gateway {
     ///
     /// # Panics
     /// When it is not run.
-    #[must_use]
     #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "to ask is often all")]
     pub fn run(&self, runtime: &str, code: &str, options: Value) -> Value {
         let mut body = program(runtime, code);
         body["options"] = options;
@@ -178,6 +178,40 @@ impl Gateway {
         let line = text.lines().find_map(|line| line.strip_prefix(&start));
         let value = line.and_then(|value| value.parse().ok());
         value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
+    }
+
+    /// What it holds of the host now.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    #[track_caller]
+    pub fn weight(&self) -> Weight {
+        let process = self.process();
+        let peak = process.status("VmHWM");
+        let kib = peak
+            .split_whitespace()
+            .next()
+            .and_then(|kib| kib.parse().ok());
+        Weight {
+            descriptors: process.descriptors(),
+            peak_bytes: kib.map(|kib: u64| kib << 10).expect("a number"),
+        }
+    }
+
+    /// Checks that it never took more than `grown_bytes` of memory since `before`,
+    /// and waits until it has no more descriptors open.
+    ///
+    /// # Panics
+    /// When it has.
+    #[track_caller]
+    pub fn weighs_as(&self, before: &Weight, grown_bytes: u64) {
+        let grown = self.weight().peak_bytes - before.peak_bytes;
+        assert!(grown < grown_bytes, "it grew by {} MiB", grown >> 20);
+        // One for the connection to the daemon, made at the first need.
+        wait_until("closed descriptors", seconds(20), || {
+            self.weight().descriptors <= before.descriptors + 1
+        });
     }
 
     /// Waits until nothing goes on behind it: no run here or in the daemon, no
@@ -231,6 +265,15 @@ impl Gateway {
         let status = self.ended();
         assert!(status.success(), "{status}: {}", self.log());
     }
+}
+
+/// What a gateway holds of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Weight {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// The most memory that it ever had.
+    pub peak_bytes: u64,
 }
 
 /// The body of a run.

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -73,7 +73,6 @@ impl Answer {
     /// # Panics
     /// When it is another one, or says nothing.
     #[track_caller]
-    #[expect(clippy::must_use_candidate, reason = "the check is often all")]
     pub fn error(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.shown());
         let error = self.json()["error"].as_str().map(str::to_owned);
@@ -284,6 +283,12 @@ impl Client {
             }
             _ => all,
         }
+    }
+
+    /// Says that nothing more comes; the answer still can.
+    pub fn finish(&self) {
+        // The gateway may have closed it.
+        drop(self.reader.get_ref().shutdown(Shutdown::Write));
     }
 
     /// Goes without a goodbye: what was sent is thrown away, and the gateway

@@ -90,7 +90,7 @@ impl WebSocket {
     /// When the connection is cut before.
     #[must_use]
     #[track_caller]
-    pub fn next(&mut self) -> Message {
+    pub fn message(&mut self) -> Message {
         loop {
             let head = self.bytes(2);
             let length = match head[1] {
@@ -127,7 +127,7 @@ impl WebSocket {
     #[must_use]
     #[track_caller]
     pub fn event(&mut self) -> Value {
-        match self.next() {
+        match self.message() {
             Message::Event(event) => event,
             Message::Close(code) => panic!("closed with {code}"),
         }
@@ -142,7 +142,7 @@ impl WebSocket {
     pub fn rest(&mut self) -> (Vec<Value>, u16) {
         let mut events = Vec::new();
         loop {
-            match self.next() {
+            match self.message() {
                 Message::Event(event) => events.push(event),
                 Message::Close(code) => return (events, code),
             }

@@ -59,15 +59,25 @@ both_engines! {
         body["options"] = json!({"timeoutMs": 20_000});
         let late = gateway.post("/execute", &body).ok();
         assert_eq!(late["verdict"], "timed_out");
+        // Over before there is a sandbox, with files and without.
+        body["request"]["timeoutMs"] = json!(1);
+        let bare = gateway.post("/execute", &body).ok();
+        body["request"]["files"] = json!({"a": "x"});
+        body["request"]["outputPaths"] = json!(["a"]);
+        for none in [bare, gateway.post("/execute", &body).ok()] {
+            let told = (&none["verdict"], &none["exitCode"], &none["runtime"]);
+            assert_eq!(told, (&json!("timed_out"), &json!(137), &json!("bash")), "{none:#}");
+        }
         gateway.until_idle(stage);
     }
 
     fn what_a_run_is_given_and_what_is_hidden(stage: &Stage) {
         let gateway = &Gateway::start(stage);
-        let write = "touch /etc/mark 2>/dev/null && echo written || echo refused";
-        assert_eq!(gateway.run("bash", write, json!({}))["stdout"], "refused\n");
-        assert_eq!(gateway.run("bash", write, json!({"readonlyRootFs": true}))["stdout"], "refused\n");
-        assert_eq!(gateway.run("bash", write, json!({"readonlyRootFs": false}))["stdout"], "written\n");
+        // A mount of its own tells; who may write where there is the image's matter.
+        let root = "while read -r _ _ _ _ point options _; do [[ $point == / ]] && way=${options%%,*}; done < /proc/self/mountinfo; echo $way";
+        assert_eq!(gateway.run("bash", root, json!({}))["stdout"], "ro\n");
+        assert_eq!(gateway.run("bash", root, json!({"readonlyRootFs": true}))["stdout"], "ro\n");
+        assert_eq!(gateway.run("bash", root, json!({"readonlyRootFs": false}))["stdout"], "rw\n");
 
         let secret = "s3cr3t-value-of-the-test";
         let tell = "echo $TOKEN; echo ${#TOKEN}; echo $TOKEN >&2; printf %s $TOKEN > f";

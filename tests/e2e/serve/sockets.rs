@@ -26,6 +26,19 @@ fn exited(socket: &mut WebSocket, verdict: &str, exit_code: i32) -> Vec<Value> {
     events
 }
 
+/// Waits until the program has said this; a piece of output may be any part.
+#[track_caller]
+fn until(socket: &mut WebSocket, text: &str) {
+    let mut said = String::new();
+    while said != text {
+        let event = socket.event();
+        let told = (&event["type"], &event["phase"]);
+        assert_eq!(told, (&json!("stdout"), &json!("code")), "{event:#}");
+        said += event["data"].as_str().expect("text");
+        assert!(text.starts_with(&said), "{said}");
+    }
+}
+
 both_engines! {
     fn stdin_is_live(stage: &Stage) {
         let gateway = &Gateway::start(stage);
@@ -33,11 +46,10 @@ both_engines! {
             for line in sys.stdin: print(line.strip().upper(), flush=True)\n\
             print('end')";
         let mut socket = start(gateway, "python", echo);
-        assert_eq!(socket.event()["data"], "ready\n");
+        until(&mut socket, "ready\n");
         for (line, expected) in [("one\n", "ONE\n"), ("zwei ü\n", "ZWEI Ü\n")] {
             socket.send(&json!({"type": "stdin", "data": line}));
-            let event = socket.event();
-            assert_eq!((&event["type"], &event["data"], &event["phase"]), (&json!("stdout"), &json!(expected), &json!("code")));
+            until(&mut socket, expected);
         }
         socket.send(&json!({"type": "stdin", "data": "last\n", "end": true}));
         let events = exited(&mut socket, "exited", 0);
@@ -57,7 +69,9 @@ both_engines! {
             socket.send(&json!({"type": "stdin", "data": piece}));
         }
         socket.send(&json!({"type": "stdin", "end": true}));
-        assert_eq!(exited(&mut socket, "exited", 0)[0]["data"], "8388608 True\n");
+        let events = exited(&mut socket, "exited", 0);
+        let out: String = events.iter().filter_map(|event| event["data"].as_str()).collect();
+        assert_eq!(out, "8388608 True\n");
         drop(socket);
         gateway.until_idle(stage);
     }
@@ -69,16 +83,16 @@ both_engines! {
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n\
             print('ready', flush=True)\nwhile True: time.sleep(1)";
         let mut socket = start(gateway, "python", code);
-        assert_eq!(socket.event()["data"], "ready\n");
+        until(&mut socket, "ready\n");
         socket.send(&json!({"type": "signal", "signal": "SIGINT"}));
-        assert_eq!(socket.event()["data"], "interrupted\n");
+        until(&mut socket, "interrupted\n");
         socket.send(&json!({"type": "signal", "signal": "SIGTERM"}));
         assert_eq!(exited(&mut socket, "exited", 7), Vec::<Value>::new());
 
         for (signal, exit_code) in [("SIGINT", 130), ("SIGTERM", 143)] {
             let plain = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('ready', flush=True); time.sleep(60)";
             let mut socket = start(gateway, "python", plain);
-            assert_eq!(socket.event()["data"], "ready\n");
+            until(&mut socket, "ready\n");
             socket.send(&json!({"type": "signal", "signal": signal}));
             exited(&mut socket, "signalled", exit_code);
         }
@@ -111,7 +125,7 @@ both_engines! {
             assert_eq!(event["type"], "error", "{event}");
             let error = event["error"]["error"].as_str().expect("text").to_owned();
             assert!(error.contains(word), "`{word}` in {error}");
-            assert_eq!((event["data"].as_str(), socket.next()), (Some(&*error), Message::Close(1008)));
+            assert_eq!((event["data"].as_str(), socket.message()), (Some(&*error), Message::Close(1008)));
         };
         for (first, word) in [
             ("", "EOF"),
@@ -135,7 +149,7 @@ both_engines! {
             ("x", "expected"),
         ] {
             let mut socket = start(gateway, "bash", "echo ready; sleep 60");
-            assert_eq!(socket.event()["data"], "ready\n");
+            until(&mut socket, "ready\n");
             socket.text(next.as_bytes());
             refused(socket, word);
         }
@@ -143,6 +157,7 @@ both_engines! {
         let mut stranger = gateway.stranger();
         stranger.send("GET /execute/ws", &WebSocket::headers(), b"");
         stranger.answer().error(401);
+        drop(stranger);
         let error = gateway.ask("GET /execute/ws").error(400);
         assert!(error.contains("WebSocket"), "{error}");
         gateway.until_idle(stage);

@@ -150,13 +150,25 @@ both_engines! {
         for body in [r#"{"images":1}"#, r#"{"all":true}"#, "[]", "x"] {
             gateway.post_text("/cleanup", body).error(400);
         }
-        // A live session is not nobody's.
-        let mut body = program("bash", "echo x > f; cat f");
-        body["sessionId"] = json!("work");
-        gateway.post("/execute", &body).ok();
+        // A session in use stays, one that nobody uses does not.
+        let mut client = gateway.client();
+        for (session, code) in [("idle", "true"), ("busy", "echo ready; sleep 60")] {
+            let mut body = program("bash", code);
+            body["sessionId"] = json!(session);
+            client.send("POST /execute/stream", &[], body.to_string().as_bytes());
+            client.begun().expect("an answer");
+            while client.event().is_some_and(|event| event["data"] != "ready\n") {}
+        }
+        let ids = || {
+            let list = gateway.ask("GET /sessions").ok();
+            let list = list["sessions"].as_array().expect("a list").iter();
+            list.map(|session| session["id"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids().len(), 2);
         assert_eq!(gateway.post_text("/cleanup", "").ok()["failed"], 0);
-        gateway.ask("GET /file?sessionId=work&path=f").ok();
-        gateway.ask("DELETE /session/work").ok();
+        assert_eq!(ids(), ["busy"]);
+        gateway.ask("DELETE /session/busy?force=true").ok();
+        drop(client);
         gateway.until_idle(stage);
     }
 }
