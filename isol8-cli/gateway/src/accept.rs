@@ -3,7 +3,7 @@
 //! `axum::serve` would arm no timer at all: one client that never finishes its
 //! request head would hold a connection for ever.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, response::IntoResponse as _};
 use hyper::{body::Incoming, server::conn::http1};
@@ -11,6 +11,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -78,6 +79,22 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shared: Arc<Sha
     connections.wait().await;
 }
 
+/// A link that was cut says nothing. By itself TCP finds that out after a quarter of
+/// an hour, and in a quiet connection never: here after `patience`, or a little more.
+fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
+    // An answer of several small writes must not wait for acknowledgements.
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_user_timeout(stream, millis(patience))?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, patience / 2)?;
+    sockopt::set_tcp_keepintvl(stream, (patience / 6).max(Duration::from_secs(1)))?;
+    Ok(())
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Tells everybody to come again, whatever is asked for.
 fn refusing() -> Router {
     Router::new().fallback(|| async {
@@ -92,9 +109,8 @@ fn refusing() -> Router {
 
 async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, seat: Arc<Seat>) {
     let _open = shared.metrics.connection();
-    // An answer of several small writes must not wait for acknowledgements.
-    let _best_effort = stream.set_nodelay(true);
     let bounds = &shared.bounds;
+    let _best_effort = tune(&stream, bounds.write_idle);
     let asked = Arc::clone(&seat);
     let service = service_fn(move |request: Request<Incoming>| {
         let busy = asked.enter();
