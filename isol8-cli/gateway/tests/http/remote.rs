@@ -402,6 +402,31 @@ fn a_key_has_so_many_runs_and_the_gateway_so_many_sockets() {
     });
 }
 
+#[test]
+fn first_messages_share_the_room_of_bodies() {
+    let stage = Stage::with(|bounds| {
+        bounds.bodies_bytes = 1 << 20;
+        bounds.body = Duration::from_secs(1);
+    });
+    let code = |what: &str| format!("{what}\n{}", "#".repeat(600 << 10));
+    let wire = Remote::start(&stage, program(&code("wait")));
+    stage.world.await_note("waiting");
+    let told = Remote::start(&stage, program(&code("exit 0"))).failed();
+    assert_eq!(
+        (told.kind.as_str(), told.message.as_str()),
+        ("at_capacity", "too many large requests at once")
+    );
+    let told = Socket::start(&stage, &code("exit 0"), "").event();
+    assert_eq!(told["data"], "too many large requests at once");
+    let small = Remote::start(&stage, program("exit 3")).exited();
+    assert_eq!(small.code, Some(3));
+    drop(wire);
+    wait_for("room", || {
+        let next = Socket::start(&stage, &code("exit 3"), "").event();
+        next["type"] == "exit"
+    });
+}
+
 /// What comes down waits for its reader, who says in the meantime that it is there.
 #[test]
 fn who_does_not_read_holds_the_run_up_and_loses_nothing() {

@@ -3,49 +3,66 @@
 //! So much is read ahead of a program that does not read its input: a signal, or
 //! the client's goodbye, which came behind it is heard.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 /// What waits at most, and one message. More than a client sends that counts what
 /// was taken (1 MiB); another one is not heard when it has sent more.
 const AHEAD_BYTES: u32 = 4 << 20;
 
+/// Small pieces become one of so much at the most.
+const JOINED_BYTES: usize = 64 << 10;
+
 /// Where pieces come in; dropped, stdin ends behind them.
 #[derive(Debug)]
-pub(super) struct Inbox {
-    room: Arc<Semaphore>,
-    waiting: mpsc::UnboundedSender<(Bytes, OwnedSemaphorePermit)>,
-}
+pub(super) struct Inbox(Arc<Queue>);
 
 /// What came in.
 #[derive(Debug)]
 pub(super) struct Waiting {
     first: Vec<Bytes>,
-    later: mpsc::UnboundedReceiver<(Bytes, OwnedSemaphorePermit)>,
+    later: Arc<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    room: Semaphore,
+    pieces: Mutex<Pieces>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pieces {
+    waiting: VecDeque<BytesMut>,
+    /// Nothing comes behind them.
+    ended: bool,
 }
 
 pub(super) fn inbox() -> (Inbox, Waiting) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let inbox = Inbox {
-        room: Arc::new(Semaphore::new(AHEAD_BYTES as usize)),
-        waiting: sender,
-    };
+    let queue = Arc::new(Queue {
+        room: Semaphore::new(AHEAD_BYTES as usize),
+        pieces: Mutex::default(),
+        changed: Notify::new(),
+    });
     let waiting = Waiting {
         first: Vec::new(),
-        later: receiver,
+        later: Arc::clone(&queue),
     };
-    (inbox, waiting)
+    (Inbox(queue), waiting)
 }
 
 impl Inbox {
     /// Puts a piece behind the others, if there is room; else gives it back.
     pub(super) fn try_put(&self, piece: Bytes) -> Result<(), Bytes> {
-        match Arc::clone(&self.room).try_acquire_many_owned(cost(&piece)) {
+        match self.0.room.try_acquire_many(cost(&piece)) {
             Ok(place) => {
-                // Nobody takes it any more where the program's end is on its way.
-                let _over = self.waiting.send((piece, place));
+                place.forget();
+                self.0.push(&piece);
                 Ok(())
             }
             Err(_) => Err(piece),
@@ -54,17 +71,61 @@ impl Inbox {
 
     /// As [`Inbox::try_put`], and waits for room.
     pub(super) async fn put(&self, piece: Bytes) {
-        let place = Arc::clone(&self.room)
-            .acquire_many_owned(cost(&piece))
-            .await;
-        let place = place.expect("the room is never closed");
-        let _over = self.waiting.send((piece, place));
+        let place = self.0.room.acquire_many(cost(&piece)).await;
+        place.expect("the room is never closed").forget();
+        self.0.push(&piece);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.0.pieces().ended = true;
+        self.0.changed.notify_one();
     }
 }
 
 /// A piece that is larger than the room takes all of it.
-fn cost(piece: &Bytes) -> u32 {
+fn cost(piece: &[u8]) -> u32 {
     u32::try_from(piece.len()).map_or(AHEAD_BYTES, |bytes| bytes.min(AHEAD_BYTES))
+}
+
+impl Queue {
+    fn pieces(&self) -> MutexGuard<'_, Pieces> {
+        // Pieces are whole between any two statements.
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies the piece, which may hold the whole message that it came in, and joins
+    /// it to the last one: a client that sends single bytes makes us hold bytes, and
+    /// not what surrounds them.
+    fn push(&self, piece: &[u8]) {
+        if piece.is_empty() {
+            return;
+        }
+        let waiting = &mut self.pieces().waiting;
+        match waiting.back_mut() {
+            Some(last) if last.len() + piece.len() <= JOINED_BYTES => last.extend_from_slice(piece),
+            _ => waiting.push_back(BytesMut::from(piece)),
+        }
+        self.changed.notify_one();
+    }
+
+    /// The next piece; `None` behind the last one.
+    async fn next(&self) -> Option<Bytes> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut pieces = self.pieces();
+                if let Some(piece) = pieces.waiting.pop_front() {
+                    return Some(piece.freeze());
+                }
+                if pieces.ended {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
 }
 
 impl Waiting {
@@ -74,18 +135,16 @@ impl Waiting {
     }
 
     /// Hands everything to the program, as it takes it, and then the end.
-    pub(super) async fn feed(mut self, stdin: mpsc::Sender<Bytes>) {
+    pub(super) async fn feed(self, stdin: mpsc::Sender<Bytes>) {
         for piece in self.first {
             // Without a program it is for nobody.
             let _over = stdin.send(piece).await;
         }
-        while let Some((piece, place)) = self.later.recv().await {
-            let sent = stdin.send(piece).await;
-            drop(place);
-            if sent.is_err() {
-                // The program's end is on its way. What still comes is for nobody.
-                while self.later.recv().await.is_some() {}
-            }
+        while let Some(piece) = self.later.next().await {
+            let place = cost(&piece);
+            // The program's end may be on its way. What still comes is for nobody.
+            let _over = stdin.send(piece).await;
+            self.later.room.add_permits(place as usize);
         }
     }
 }
@@ -123,6 +182,28 @@ mod tests {
         };
         let ((), (), sizes) = tokio::join!(put, feeding, take);
         assert_eq!(sizes, [1, 1, 1, 1, 1, 5]);
+    }
+
+    #[tokio::test]
+    async fn crumbs_are_joined_and_nothing_is_no_piece() {
+        let (inbox, waiting) = inbox();
+        let message = Bytes::from((0..=255).cycle().take(100 << 10).collect::<Vec<u8>>());
+        for at in 0..message.len() {
+            assert_eq!(inbox.try_put(Bytes::new()), Ok(()));
+            assert_eq!(inbox.try_put(message.slice(at..=at)), Ok(()));
+        }
+        assert_eq!(waiting.later.pieces().waiting.len(), 2);
+        drop(inbox);
+        let (stdin, mut program) = mpsc::channel::<Bytes>(1);
+        let take = async {
+            let mut all = Vec::new();
+            while let Some(piece) = program.recv().await {
+                all.extend_from_slice(&piece);
+            }
+            all
+        };
+        let ((), all) = tokio::join!(waiting.feed(stdin), take);
+        assert!(all == message);
     }
 
     #[tokio::test]

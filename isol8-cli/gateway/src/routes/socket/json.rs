@@ -26,7 +26,11 @@ pub(super) async fn begin(
     caller: &Caller,
     first: Message,
 ) -> Result<(Run, Talk), Ended> {
-    let start: SocketStart = body::parse(text(&first)?.as_bytes())?;
+    let message = text(&first)?.as_bytes();
+    // As a body would, and for as long.
+    let room = shared.room.reserve(message.len() as u64, &shared.bounds);
+    let room = room.await?;
+    let start: SocketStart = body::parse(message)?;
     let (asked, is_live) = start.split();
     let (mut job, place) = execute::prepare(shared, caller, asked)?;
     drop(first);
@@ -37,7 +41,7 @@ pub(super) async fn begin(
     job.start.stdin |= is_live;
     let stdin = pieces(std::mem::take(&mut job.stdin)).collect();
     let (talk, input) = Talk::new(stdin, is_live);
-    let run = Execution::with(shared, job, vec![place, files], input);
+    let run = Execution::with(shared, job, vec![place, room, files], input);
     Ok((Run::Json(Box::new((run, Narrator::default()))), talk))
 }
 

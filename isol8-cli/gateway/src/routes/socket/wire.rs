@@ -27,7 +27,11 @@ pub(super) async fn begin(
     caller: &Caller,
     first: Message,
 ) -> Result<(Run, Talk), Ended> {
-    let run_request::Message::Start(mut start) = request(first)? else {
+    let message = binary(first)?;
+    // As a body would, and for as long.
+    let room = shared.room.reserve(message.len() as u64, &shared.bounds);
+    let room = room.await?;
+    let run_request::Message::Start(mut start) = request(message)? else {
         return Err(Refusal::invalid("the first message is no `Start`").into());
     };
     check(&mut start, shared, caller)?;
@@ -36,9 +40,9 @@ pub(super) async fn begin(
         true => job::output_bytes(&start),
         false => 0,
     };
-    let room = shared.answers.reserve(bytes, &shared.bounds).await?;
+    let answer = shared.answers.reserve(bytes, &shared.bounds).await?;
     let (talk, input) = Talk::new(Vec::new(), start.stdin);
-    let relay = Relay::start(shared, caller, start, input, vec![place, room]);
+    let relay = Relay::start(shared, caller, start, input, vec![place, room, answer]);
     Ok((Run::Wire(relay), talk))
 }
 
@@ -54,7 +58,7 @@ fn check(start: &mut Start, shared: &Shared, caller: &Caller) -> Result<(), Refu
 
 /// What a later message says.
 pub(super) fn said(message: Message) -> Result<Said, Refusal> {
-    match request(message)? {
+    match request(binary(message)?)? {
         run_request::Message::Start(_) => Err(Refusal::invalid("a second `Start`")),
         run_request::Message::Stdin(piece) => Ok(Said::Stdin(vec![piece], false)),
         run_request::Message::CloseStdin(_) => Ok(Said::Stdin(Vec::new(), true)),
@@ -62,11 +66,14 @@ pub(super) fn said(message: Message) -> Result<Said, Refusal> {
     }
 }
 
-fn request(message: Message) -> Result<run_request::Message, Refusal> {
-    let bytes: Bytes = match message {
-        Message::Binary(bytes) => bytes,
-        _ => return Err(Refusal::invalid("messages are `RunRequest`, as binary")),
-    };
+fn binary(message: Message) -> Result<Bytes, Refusal> {
+    match message {
+        Message::Binary(bytes) => Ok(bytes),
+        _ => Err(Refusal::invalid("messages are `RunRequest`, as binary")),
+    }
+}
+
+fn request(bytes: Bytes) -> Result<run_request::Message, Refusal> {
     let request = RunRequest::decode(bytes)
         .map_err(|error| Refusal::invalid(format!("no `RunRequest`: {error}")))?;
     let nothing = || Refusal::invalid("a `RunRequest` that says nothing we know");
