@@ -102,7 +102,7 @@ both_engines! {
         let code = format!("sleep {mark} >/dev/null 2>&1 & echo begun");
         let result = gateway.run("bash", &code, json!({"persist": true}));
         assert_eq!(result["stdout"], "begun\n", "{result:#}");
-        assert_eq!(host::sleepers(mark).len(), 1);
+        wait_until("its program", seconds(10), || host::sleepers(mark).len() == 1);
         let sessions = stage.sessions();
         assert_eq!(sessions.len(), 1, "{sessions:?}");
         assert_eq!((&sessions[0]["sandboxId"], &sessions[0]["state"]), (&result["sandboxId"], &json!("kept")));
