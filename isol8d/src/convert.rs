@@ -300,6 +300,16 @@ fn check_policy(
     }
 }
 
+/// Whether what a session was made with is below the ceiling of today. Its image may
+/// be one that nobody named, and is not looked at.
+///
+/// # Errors
+/// `Forbidden` names the rule.
+pub(crate) fn check_session(request: &RunRequest, policy: &Policy) -> Result<(), Failure> {
+    network::check_policy(request.network, policy)?;
+    check_policy(policy, &request.limits, None)
+}
+
 type Environment = (BTreeMap<String, String>, BTreeMap<String, Secret>);
 
 fn environment(

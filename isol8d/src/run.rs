@@ -303,7 +303,7 @@ async fn choose(
 ) -> Result<EngineKind, Failure> {
     lasting::check_packages(request)?;
     if let Some(record) = record {
-        lasting::fit(request, record)?;
+        lasting::fit(request, record, &daemon.config.policy)?;
         return Ok(record.key.engine);
     }
     lasting::check_new(request)?;

@@ -19,20 +19,25 @@ const SHOWN_BYTES: usize = 80;
 /// The network of a run. What is asked for is never overridden; only a run that
 /// asks for packages and for no network gets the filtered one.
 pub(super) fn network(number: i32, installs: bool, policy: &Policy) -> Result<Network, Failure> {
-    match v1::NetworkMode::try_from(number) {
-        Ok(v1::NetworkMode::Unspecified) if installs => Ok(Network::Filtered),
-        Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::None) => Ok(Network::None),
-        Ok(v1::NetworkMode::Filtered) => Ok(Network::Filtered),
-        // On the local socket everything is allowed that is not forbidden.
-        Ok(v1::NetworkMode::Host) if policy.allow_host_network == Some(false) => Err(Failure::new(
-            FailureKind::Forbidden,
-            "the policy of this daemon forbids network `host`",
-        )
-        .cause("`policy.allowHostNetwork` is false")
-        .hint("run it with `--net none` or `--net filtered`")),
-        Ok(v1::NetworkMode::Host) => Ok(Network::Host),
-        Err(_) => Err(invalid(format!("`{number}` is not a network mode"))),
+    let network = match v1::NetworkMode::try_from(number) {
+        Ok(v1::NetworkMode::Unspecified) if installs => Network::Filtered,
+        Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::None) => Network::None,
+        Ok(v1::NetworkMode::Filtered) => Network::Filtered,
+        Ok(v1::NetworkMode::Host) => Network::Host,
+        Err(_) => return Err(invalid(format!("`{number}` is not a network mode"))),
+    };
+    check_policy(network, policy).map(|()| network)
+}
+
+/// On the local socket everything is allowed that is not forbidden.
+pub(super) fn check_policy(network: Network, policy: &Policy) -> Result<(), Failure> {
+    if network == Network::Host && policy.allow_host_network == Some(false) {
+        let message = "the policy of this daemon forbids network `host`";
+        return Err(Failure::new(FailureKind::Forbidden, message)
+            .cause("`policy.allowHostNetwork` is false")
+            .hint("run it with `--net none` or `--net filtered`"));
     }
+    Ok(())
 }
 
 /// The lists that come with a run.

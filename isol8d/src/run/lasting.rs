@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use isol8_core::{
+    config::Policy,
     failure::{Failure, FailureKind},
     layer::LayerId,
     outcome::Counters,
@@ -44,14 +45,19 @@ pub(super) struct Wanted {
 }
 
 /// Checks a request against the session that it wants, and takes over what that
-/// one has.
+/// one has, which may be more than the policy still allows.
 ///
 /// # Errors
-/// `SessionMismatch`, with both values.
-pub(super) fn fit(request: &mut RunRequest, record: &Record) -> Result<(), Failure> {
+/// `SessionMismatch`, with both values; `Forbidden` names the rule.
+pub(super) fn fit(
+    request: &mut RunRequest,
+    record: &Record,
+    policy: &Policy,
+) -> Result<(), Failure> {
     let Some(ask) = &request.session else {
         return Ok(());
     };
+    let name = ask.name.clone();
     ask.given
         .check(&ask.name, request.runtime, &record.key, &record.limits)?;
     let key = &record.key;
@@ -67,7 +73,10 @@ pub(super) fn fit(request: &mut RunRequest, record: &Record) -> Result<(), Failu
     if key.network != Network::Filtered {
         request.hosts = isol8_core::request::Hosts::default();
     }
-    Ok(())
+    convert::check_session(request, policy).map_err(|failure| {
+        let failure = failure.cause("the session was made when the policy was another one");
+        failure.hint(format!("`isol8 session rm {name}`, then make it anew"))
+    })
 }
 
 /// Where packages of a sandbox that lasts do not come from. An installer in it

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use isol8_core::{config::Config, ids::SandboxId};
+use isol8_core::{
+    config::Config,
+    ids::SandboxId,
+    quantity::{ByteSize, CpuMillis},
+};
 use isol8_engine::fake::{Fault, Step};
-use isol8_proto::v1::SessionState;
+use isol8_proto::v1::{NetworkMode, SessionState, Start};
 use tokio::time::sleep;
 
 use super::{
     OTHER, adopt, end, id, inside, keeping, kind, list, run, run_as, sandbox, wait_for, work,
 };
-use crate::stage::{Ground, ME, Stage, python};
+use crate::stage::{Ground, ME, Stage, config, python};
 
 /// A daemon that has a session, and has ended.
 async fn left() -> (Ground, String) {
@@ -62,6 +66,40 @@ async fn its_terms_are_what_they_were() {
     let refused = stage.start(other).await.end().await;
     assert_eq!(kind(&refused), "session_mismatch");
     end(stage, 1).await;
+}
+
+/// A ceiling that was lowered meanwhile holds in what is there, too.
+#[tokio::test(start_paused = true)]
+async fn no_session_is_over_the_ceiling_of_the_next_daemon() {
+    let stage = Stage::new();
+    let ground = stage.ground();
+    let open = Start {
+        network: NetworkMode::Host.into(),
+        ..inside("open", "write notes kept")
+    };
+    run_as(stage.channel(ME), open).await;
+    run(&stage, "write notes kept").await;
+    end(stage, 2).await;
+    let host = config(|config| config.policy.allow_host_network = Some(false));
+    let memory = config(|config| config.policy.max_memory = Some(ByteSize::mib(256)));
+    let cpu = config(|config| config.policy.max_cpu = CpuMillis::new(500));
+    let rules = [
+        (host, "open", "network `host`"),
+        (memory, "work", "`policy.maxMemory`"),
+        (cpu, "work", "`policy.maxCpu`"),
+    ];
+    for (config, name, rule) in rules {
+        let stage = Stage::after(&ground, config);
+        let refused = stage.start(inside(name, "read notes")).await.end().await;
+        assert_eq!(kind(&refused), "forbidden");
+        let detail = refused.failure().1;
+        assert!(detail.message.contains(rule), "{detail:?}");
+        assert!(detail.hint.contains(&format!("session rm {name}")));
+        end(stage, 2).await;
+    }
+    let stage = next(&ground);
+    assert_eq!(run(&stage, "read notes").await.text(), "kept\n");
+    end(stage, 2).await;
 }
 
 #[tokio::test(start_paused = true)]
