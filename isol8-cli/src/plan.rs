@@ -213,6 +213,8 @@ pub(crate) fn session_name(text: &str, example: &str) -> Result<SessionName, Fai
 /// must have been made with the first, and a new session gets the second.
 fn engines(args: &RunArgs, config: &Config) -> Result<(Engine, Engine), Failure> {
     let typed = match args.engine.as_deref() {
+        // They speak of this machine.
+        None if args.host.is_some() => return Ok((Engine::Unspecified, Engine::Unspecified)),
         None => return Ok(default_engine(args, wire_engine(config.engine))),
         Some("auto") => EngineChoice::Auto,
         Some("docker") => EngineChoice::Only(EngineKind::Docker),

@@ -73,3 +73,15 @@ fn the_request_is_the_same_as_here() {
     let with_host: Vec<_> = with_host.copied().collect();
     assert_eq!(remote(&Place::default(), &with_host).start, here.start);
 }
+
+#[test]
+fn the_engine_of_this_machine_is_not_that_of_the_server() {
+    let mut place = Place::default();
+    place.config.engine = EngineChoice::Only(EngineKind::Native);
+    for session in [&[][..], &["--session", "s"]] {
+        let argv = [&["--host", "http://[::1]:1", "--key", "k"][..], session].concat();
+        let start = remote(&place, &argv).start;
+        let engines = (start.engine(), start.default_engine());
+        assert_eq!(engines, (Engine::Unspecified, Engine::Unspecified));
+    }
+}
