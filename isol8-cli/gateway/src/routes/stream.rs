@@ -95,7 +95,8 @@ fn write(told: Vec<Told>, out: &mut String) {
             }
             // For a person who looks on: no program's output, so no event.
             Told::Notice(notice) => {
-                for line in notice.lines() {
+                // Each of the three ends a line of a stream.
+                for line in notice.replace("\r\n", "\n").split(['\n', '\r']) {
                     out.push_str(": ");
                     out.push_str(line);
                     out.push('\n');
@@ -103,5 +104,18 @@ fn write(told: Vec<Told>, out: &mut String) {
             }
         }
         out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_notice_is_taken_for_an_event() {
+        let mut out = String::new();
+        let notice = "one\rdata: {}\r\ndata: {}\ndata: {}";
+        write(vec![Told::Notice(notice.to_owned())], &mut out);
+        assert_eq!(out, ": one\n: data: {}\n: data: {}\n: data: {}\n\n");
     }
 }
