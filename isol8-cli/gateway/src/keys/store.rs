@@ -112,11 +112,7 @@ impl Store {
     /// # Errors
     /// It cannot be made, is open to others, or is of a newer isol8.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        place::make(path).map_err(|error| {
-            let shown = path.display();
-            let message = format!("cannot make the key database `{shown}`");
-            Failure::new(FailureKind::HostLacks, message).because(&error)
-        })?;
+        place::make(path)?;
         Self::find(path)?.ok_or_else(|| {
             let shown = path.display();
             let message = format!("the key database `{shown}` is gone again");

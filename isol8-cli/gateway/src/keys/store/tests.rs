@@ -351,6 +351,17 @@ fn a_file_that_others_can_change_is_refused() {
 }
 
 #[test]
+fn nothing_is_made_where_it_would_not_be_safe() {
+    let place = place();
+    let folder = place.path.parent().expect("a folder");
+    fs::create_dir_all(folder).expect("it is ours");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let failure = Store::open(&place.path).expect_err("others could change it");
+    assert_eq!(failure.kind, FailureKind::Forbidden, "{failure}");
+    assert!(!place.path.exists());
+}
+
+#[test]
 fn a_key_that_makes_no_sense_is_told_and_the_others_are_there() {
     let place = place();
     let mut store = open(&place);
