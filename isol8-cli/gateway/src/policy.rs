@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 use isol8_core::{
-    config::{self, Config},
+    config::{self, Config, EngineChoice},
     quantity::{ByteSize, CpuMillis},
+    sandbox::EngineKind,
 };
-use isol8_proto::v1::{Limits, NetworkMode, Start};
+use isol8_proto::v1::{Engine, Limits, NetworkMode, Start};
 
 use crate::refusal::Refusal;
 
@@ -27,6 +28,9 @@ pub struct Policy {
     pub max_cpu: Option<CpuMillis>,
     /// The longest time.
     pub max_timeout: Option<Duration>,
+    /// The only engine that a run may name; `None` is any. Engines differ in what
+    /// they are told: one may have a stronger runtime than the other.
+    pub engine: Option<EngineKind>,
     /// What a run gets that does not say, before it is lowered to the ceiling.
     pub usual: Usual,
 }
@@ -65,6 +69,10 @@ impl Policy {
     pub fn of(config: &Config) -> Self {
         let open = Self {
             allow_host_network: true,
+            engine: match config.engine {
+                EngineChoice::Auto => None,
+                EngineChoice::Only(engine) => Some(engine),
+            },
             usual: Usual::of(config),
             ..Self::default()
         };
@@ -87,6 +95,7 @@ impl Policy {
             max_memory: least(self.max_memory, by.max_memory),
             max_cpu: least(self.max_cpu, by.max_cpu),
             max_timeout: least(self.max_timeout, by.max_timeout),
+            engine: self.engine,
             usual: self.usual.clone(),
         }
     }
@@ -107,11 +116,32 @@ impl Policy {
                 start.image.escape_debug()
             )));
         }
+        self.check_engine(start)?;
         let asked = start.limits.unwrap_or_default();
         self.check(&asked)?;
         let defaults = self.lowered(start.defaults.unwrap_or_default());
         if defaults != Limits::default() {
             start.defaults = Some(defaults);
+        }
+        Ok(())
+    }
+
+    fn check_engine(&self, start: &mut Start) -> Result<(), Refusal> {
+        let Some(only) = self.engine else {
+            return Ok(());
+        };
+        let is_other = |engine| match engine {
+            Engine::Unspecified => false,
+            Engine::Docker => only != EngineKind::Docker,
+            Engine::Native => only != EngineKind::Native,
+        };
+        if is_other(start.engine()) {
+            return Err(Refusal::forbidden(format!(
+                "runs here are on the engine `{only}`: it is the `engine` of the configuration"
+            )));
+        }
+        if is_other(start.default_engine()) {
+            start.default_engine = Engine::Unspecified.into();
         }
         Ok(())
     }
@@ -244,6 +274,40 @@ mod tests {
             ..Limits::default()
         });
         assert!(over_time.contains("policy.maxTimeoutMs"), "{over_time}");
+    }
+
+    #[test]
+    fn no_run_is_on_another_engine_than_the_operators() {
+        let only = |engine| {
+            let config = Config {
+                engine,
+                ..Config::default()
+            };
+            Policy::of(&config).narrowed(&config::Policy::default())
+        };
+        let start = |engine: Engine, default_engine: Engine| Start {
+            engine: engine.into(),
+            default_engine: default_engine.into(),
+            ..Start::default()
+        };
+        let docker = only(EngineChoice::Only(EngineKind::Docker));
+        let refusal = docker.apply(&mut start(Engine::Native, Engine::Unspecified));
+        let refusal = refusal.expect_err("it is another one");
+        assert_eq!(refusal.status, 403);
+        assert!(refusal.body.error.contains("`docker`"));
+        for (mut asked, default) in [
+            (start(Engine::Docker, Engine::Docker), Engine::Docker),
+            (
+                start(Engine::Unspecified, Engine::Native),
+                Engine::Unspecified,
+            ),
+        ] {
+            docker.apply(&mut asked).expect("it is the operator's");
+            assert_eq!(asked.default_engine(), default);
+        }
+        let mut asked = start(Engine::Native, Engine::Native);
+        only(EngineChoice::Auto).apply(&mut asked).expect("any");
+        assert_eq!(asked.default_engine(), Engine::Native);
     }
 
     #[test]
