@@ -1,5 +1,5 @@
 //! The configuration as the command line sees it: the working directory's file
-//! first, then the person's own.
+//! first, then the person's own. The gateway has that of the daemon.
 
 use std::{env, fs, io, path::PathBuf};
 
@@ -11,6 +11,7 @@ use isol8_core::{
     },
     failure::{Failure, FailureKind},
 };
+use rustix::process::geteuid;
 
 /// The file that was found, as it stands there.
 #[derive(Debug)]
@@ -36,17 +37,33 @@ pub(crate) fn load() -> Result<Resolved, Failure> {
     load_text().map(|(resolved, _)| resolved)
 }
 
+/// As [`load`] for who serves others: what lies in the working directory says
+/// nothing, and hides nothing of what the daemon goes by too.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_as_daemon() -> Result<Resolved, Failure> {
+    let seeker = match geteuid().is_root() {
+        true => Seeker::SystemDaemon,
+        false => Seeker::UserDaemon,
+    };
+    resolve(seeker).map(|(resolved, _)| resolved)
+}
+
 /// As [`load`], with the file's text.
 ///
 /// # Errors
 /// As [`load`].
 pub(crate) fn load_text() -> Result<(Resolved, Option<Found>), Failure> {
-    let lookup = |name: &str| env::var(name).ok();
     // Without a working directory (it was removed) there is no file in it.
     let working_dir = env::current_dir().unwrap_or_else(|_| PathBuf::from("/nonexistent"));
-    let seeker = Seeker::Cli {
+    resolve(Seeker::Cli {
         working_dir: &working_dir,
-    };
+    })
+}
+
+fn resolve(seeker: Seeker<'_>) -> Result<(Resolved, Option<Found>), Failure> {
+    let lookup = |name: &str| env::var(name).ok();
     let (mut layer, mut found) = (None, None);
     for candidate in candidates(seeker, &lookup) {
         if let Some(text) = read(&candidate)? {

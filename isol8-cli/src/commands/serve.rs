@@ -36,7 +36,7 @@ pub(super) fn serve(
         console.note("nothing is downloaded: the server is a part of this program");
     }
     let keeper = keys::read(&args, paths)?;
-    let policy = Policy::of(&settings::load()?.config);
+    let policy = Policy::of(&settings::load_as_daemon()?.config);
     let Some(listener) = port::listen(args.bind, args.port, console)? else {
         return Ok(Exit::Done);
     };

@@ -235,11 +235,16 @@ fn the_policy_of_the_file_opens_what_it_says() {
     });
     let folder = fake.path(".config/isol8");
     std::fs::create_dir_all(&folder).expect("it is ours");
-    let policy = r#"{"policy":{"allowHostNetwork":true}}"#;
+    let policy = r#"{"policy":{"allowHostNetwork":true,"maxMemory":"64m"}}"#;
     std::fs::write(folder.join("config.json"), policy).expect("it is ours");
+    // That of the working directory is no operator's, and hides nothing.
+    std::fs::write(fake.path("isol8.config.json"), "{}").expect("it is ours");
     let body = RUN.replace("}}", r#"},"options":{"network":"host"}}"#);
     let server = Server::start(serve(&fake, &["-p", "0", "-k", "k"]));
     let answer = server.ask("POST /execute", &body);
     assert!(answer.contains(" 200 "), "{answer}");
     assert_eq!(fake.seen(), ["network 2"]);
+    let body = RUN.replace("}}", r#"},"options":{"memoryLimit":"65m"}}"#);
+    let answer = server.ask("POST /execute", &body);
+    assert!(answer.contains("`policy.maxMemory`"), "{answer}");
 }
