@@ -58,6 +58,14 @@ impl Server {
     }
 
     pub(crate) fn ask_as(&self, key: &str, head: &str, body: &str) -> String {
+        let mut answer = String::new();
+        let mut stream = self.send(key, head, body);
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// Asks, and leaves the answer to be read.
+    fn send(&self, key: &str, head: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).expect("it listens");
         let patience = Some(Duration::from_secs(30));
         stream.set_read_timeout(patience).expect("a socket");
@@ -67,9 +75,7 @@ impl Server {
              Authorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).expect("it takes it");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+        stream
     }
 
     /// The next thing that it says.
@@ -137,21 +143,23 @@ fn a_run_in_flight_is_told_of_the_end() {
     let fake = Fake::new(|run| async move {
         run.accept().await;
         run.stdout("x").await;
-        run.note("runs");
         run.gone().await;
     });
     let server = Server::start(serve(&fake, &["-p", "0", "-k", "k"]));
-    std::thread::scope(|scope| {
-        let asked = scope.spawn(|| server.ask("POST /execute/stream", RUN));
-        fake.await_note("runs");
-        server.signal(Signal::TERM);
-        let answer = asked.join().expect("no panic");
-        assert!(answer.contains(r#""type":"stdout""#), "{answer}");
-        assert!(
-            answer.contains(r#""type":"error""#) && answer.contains("shutting_down"),
-            "{answer}"
-        );
-    });
+    let mut open = server.send("k", "POST /execute/stream", RUN);
+    let mut answer = String::new();
+    while !answer.contains(r#""type":"stdout""#) {
+        let mut piece = [0; 4096];
+        let count = open.read(&mut piece).expect("more of the answer");
+        assert!(count > 0, "{answer}");
+        answer += std::str::from_utf8(&piece[..count]).expect("text");
+    }
+    server.signal(Signal::TERM);
+    open.read_to_string(&mut answer).expect("the rest of it");
+    assert!(
+        answer.contains(r#""type":"error""#) && answer.contains("shutting_down"),
+        "{answer}"
+    );
     assert_eq!(server.end().0, Some(0));
     fake.await_note("gone");
 }

@@ -164,7 +164,13 @@ impl Cgroups {
         let mut found: Vec<Found> = Vec::new();
         for top in self.folders(Path::new(TOP)) {
             for (daemon, folder) in named_folders(&top, DaemonId::parse)? {
-                for (id, _) in named_folders(&folder, SandboxId::parse)? {
+                let sandboxes = match named_folders(&folder, SandboxId::parse) {
+                    // Of another user's daemon with a strict umask: nothing there
+                    // is ours to remove.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                    sandboxes => sandboxes?,
+                };
+                for (id, _) in sandboxes {
                     let daemon = daemon.clone();
                     let one = Found { id, daemon };
                     if !found.contains(&one) {

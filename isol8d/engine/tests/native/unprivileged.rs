@@ -105,6 +105,13 @@ async fn a_user_with_cgroups_has_jails() {
             let daemon = DaemonId::random();
             fs::write(home.join("daemon"), daemon.as_str()).unwrap();
             made = delegate(&daemon);
+            // Of a daemon that nobody else may look into.
+            let closed = delegate(&DaemonId::random());
+            for folder in &closed {
+                chown(folder, Some(0), Some(0)).unwrap();
+                fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+            }
+            made.extend(closed);
         });
         for folder in made {
             assert!(folder.exists(), "a user cannot remove root's folder");
