@@ -15,7 +15,13 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{api::Object, bounds::Bounds, refusal::Refusal};
+use crate::{
+    api::Object,
+    bounds::Bounds,
+    keys::Caller,
+    refusal::Refusal,
+    shares::{Share, Shares},
+};
 
 /// Room is counted in pieces of this size.
 const PIECE_BYTES: usize = 1 << 10;
@@ -32,7 +38,15 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Room {
     pieces: Arc<Semaphore>,
+    shares: Arc<Shares>,
     most: u32,
+}
+
+/// A part of it, as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pieces: OwnedSemaphorePermit,
+    share: Share,
 }
 
 impl Room {
@@ -41,6 +55,7 @@ impl Room {
         let most = u32::try_from(bytes.div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX >> 4);
         Self {
             pieces: Arc::new(Semaphore::new(most as usize)),
+            shares: Shares::new(most as usize),
             most,
         }
     }
@@ -51,24 +66,28 @@ impl Room {
     /// 429 where there is none in time.
     pub(crate) async fn reserve(
         &self,
+        caller: &Caller,
         bytes: u64,
         bounds: &Bounds,
-    ) -> Result<OwnedSemaphorePermit, Refusal> {
-        self.pieces(self.count(bytes), bounds.body).await
+    ) -> Result<Place, Refusal> {
+        self.place(caller, self.count(bytes), bounds.body).await
     }
 
     /// Waits until a place is for `bytes`, but not for long: those who wait hold
     /// what others wait for.
     async fn grow(
         &self,
-        place: &mut OwnedSemaphorePermit,
+        caller: &Caller,
+        place: &mut Place,
         bytes: usize,
         bounds: &Bounds,
     ) -> Result<(), Refusal> {
-        let has = u32::try_from(place.num_permits()).unwrap_or(u32::MAX);
+        let has = u32::try_from(place.pieces.num_permits()).unwrap_or(u32::MAX);
         let more = self.count(bytes as u64).saturating_sub(has);
         let time = bounds.body.min(GROW_TIME);
-        place.merge(self.pieces(more, time).await?);
+        let more = self.place(caller, more, time).await?;
+        place.pieces.merge(more.pieces);
+        place.share.merge(more.share);
         Ok(())
     }
 
@@ -77,11 +96,15 @@ impl Room {
         u32::try_from(pieces).unwrap_or(u32::MAX).min(self.most)
     }
 
-    async fn pieces(&self, count: u32, time: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
-        let place = Arc::clone(&self.pieces).acquire_many_owned(count);
-        let place = timeout(time, place).await;
-        let place = place.map_err(|_| Refusal::busy("too many large requests at once"))?;
-        place.map_err(|_| Refusal::stopping())
+    /// The caller's share first: who has too much does not stand before the others.
+    async fn place(&self, caller: &Caller, count: u32, time: Duration) -> Result<Place, Refusal> {
+        let full = || Refusal::busy("too many large requests at once");
+        let share = self.shares.take(caller, count as usize, time).await;
+        let share = share.ok_or_else(full)?;
+        let pieces = Arc::clone(&self.pieces).acquire_many_owned(count);
+        let pieces = timeout(time, pieces).await.map_err(|_| full())?;
+        let pieces = pieces.map_err(|_| Refusal::stopping())?;
+        Ok(Place { pieces, share })
     }
 }
 
@@ -89,7 +112,7 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) bytes: Bytes,
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 /// Reads a body.
@@ -99,6 +122,7 @@ pub(crate) struct Held {
 /// there was no room for it in that time, 415 where it is compressed, 400 where it
 /// breaks off.
 pub(crate) async fn read(
+    caller: &Caller,
     headers: &HeaderMap,
     body: Body,
     room: &Room,
@@ -123,7 +147,7 @@ pub(crate) async fn read(
     }
     let deadline = Instant::now() + bounds.body;
     let mut held = Vec::new();
-    let mut place = room.reserve(0, bounds).await?;
+    let mut place = room.reserve(caller, 0, bounds).await?;
     let mut body = body;
     loop {
         let Ok(frame) = timeout_at(deadline, body.frame()).await else {
@@ -149,7 +173,7 @@ pub(crate) async fn read(
             let ahead = (wanted * 2)
                 .min(told.unwrap_or(bounds.body_bytes))
                 .max(wanted);
-            room.grow(&mut place, ahead, bounds).await?;
+            room.grow(caller, &mut place, ahead, bounds).await?;
             held.reserve_exact(ahead - held.len());
         }
         held.extend_from_slice(&data);

@@ -30,6 +30,8 @@ pub struct Bounds {
     pub connections: usize,
     /// WebSockets that are open at once; one more is 429.
     pub sockets: usize,
+    /// Sessions and kept sandboxes of all keys: what the daemon lets one caller have.
+    pub sessions: usize,
     /// Runs of one key at once; one more is 429.
     pub runs_per_key: usize,
     /// From the order to stop until open connections are cut.
@@ -51,6 +53,7 @@ impl Default for Bounds {
             comment: Duration::from_secs(15),
             connections: 512,
             sockets: 64,
+            sessions: 64,
             runs_per_key: 64,
             grace: Duration::from_secs(10),
         }
@@ -97,6 +100,7 @@ mod tests {
         mib("all answers", bounds.answers_bytes);
         count("connections", bounds.connections);
         count("WebSockets", bounds.sockets);
+        count("sessions", bounds.sessions);
         count("runs of one key", bounds.runs_per_key);
         let every = format!("Every {} seconds", bounds.comment.as_secs());
         assert!(page.contains(&every), "{every}");

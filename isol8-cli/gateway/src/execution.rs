@@ -15,7 +15,7 @@ use isol8_proto::v1::{
     Accepted, Exited, Phase, RemoveSessionRequest, RunEvent, Start, Verdict, run_event,
 };
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use crate::{
@@ -63,11 +63,7 @@ pub(crate) struct Execution {
 
 impl Execution {
     /// Starts a run. `held` is given back when it is over.
-    pub(crate) fn start(
-        shared: &Arc<Shared>,
-        mut job: Job,
-        held: Vec<OwnedSemaphorePermit>,
-    ) -> Self {
+    pub(crate) fn start(shared: &Arc<Shared>, mut job: Job, held: impl Send + 'static) -> Self {
         let input = Input::whole(std::mem::take(&mut job.stdin));
         Self::with(shared, job, held, input)
     }
@@ -76,7 +72,7 @@ impl Execution {
     pub(crate) fn with(
         shared: &Arc<Shared>,
         job: Job,
-        held: Vec<OwnedSemaphorePermit>,
+        held: impl Send + 'static,
         input: Input,
     ) -> Self {
         let (sender, events) = mpsc::channel(WAITING);

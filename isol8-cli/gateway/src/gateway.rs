@@ -3,12 +3,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     accept, body::Room, bounds::Bounds, daemon::Daemon, keys::Keys, metrics::Metrics,
-    policy::Policy, routes,
+    policy::Policy, routes, sessions::Sessions, shares::Shares,
 };
 
 /// What one gateway is like.
@@ -49,7 +49,10 @@ pub(crate) struct Shared {
     /// round: nobody waits in a circle.
     pub(crate) answers: Room,
     /// WebSockets, which are no connections of HTTP any more.
-    pub(crate) sockets: Arc<Semaphore>,
+    pub(crate) sockets: Arc<Shares>,
+    /// Requests that are being answered.
+    pub(crate) requests: Arc<Shares>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) daemon: Daemon,
     pub(crate) metrics: Metrics,
     /// Runs, and what follows them.
@@ -78,7 +81,9 @@ impl Gateway {
             address,
             room: Room::new(settings.bounds.bodies_bytes),
             answers: Room::new(settings.bounds.answers_bytes),
-            sockets: Arc::new(Semaphore::new(settings.bounds.sockets)),
+            sockets: Shares::new(settings.bounds.sockets),
+            requests: Shares::new(settings.bounds.connections),
+            sessions: Arc::default(),
             bounds: settings.bounds,
             daemon,
             metrics: Metrics::default(),

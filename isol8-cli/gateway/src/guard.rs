@@ -23,6 +23,7 @@ use crate::{
     keys::{Caller, revoked},
     refusal::Refusal,
     routes::ui,
+    seats::Held,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -99,10 +100,15 @@ pub(crate) async fn admit(
             Ok(caller) => {
                 tracing::debug!(key = caller.name(), "known");
                 let gone = caller.revoked().clone();
+                let Some(place) = shared.requests.try_take(&caller, 1) else {
+                    return Refusal::busy("too many requests of this key").into_response();
+                };
                 request.extensions_mut().insert(caller);
                 return tokio::select! {
                     biased;
-                    response = next.run(request) => response,
+                    response = next.run(request) => {
+                        response.map(|body| Body::new(Held::new(body, place)))
+                    }
                     // What it asked for is dropped, and so ended.
                     () = gone.cancelled() => revoked().into_response(),
                 };

@@ -19,7 +19,7 @@ use crate::{
     refusal::Refusal,
 };
 
-pub(crate) use session::{SessionId, prefix};
+pub(crate) use session::{SessionId, is_of, prefix};
 
 /// What a request may bring or take in files.
 const MOST_FILES: usize = 1000;

@@ -4,9 +4,9 @@
 //! the calls of `isol8.v1`, and there is no other way in.
 //!
 //! Reading order: who may come in ([`keys`], [`policy`], [`guard`]), how
-//! connections live ([`accept`], [`seats`], [`patient`], [`bounds`]), what is asked and
+//! connections live ([`accept`], [`seats`], [`shares`], [`patient`], [`bounds`]), what is asked and
 //! answered ([`api`], [`body`], [`refusal`]), the daemon behind it ([`daemon`]), one
-//! run ([`job`], [`requests`], [`execution`], [`outcome`], [`narrator`], [`relay`], [`files`]), and the paths
+//! run ([`job`], [`requests`], [`execution`], [`outcome`], [`narrator`], [`relay`], [`files`], [`sessions`]), and the paths
 //! ([`routes`]) with what is counted of them ([`metrics`]).
 
 mod bounds;
@@ -18,6 +18,8 @@ mod gateway;
 mod guard;
 mod patient;
 mod seats;
+mod sessions;
+mod shares;
 
 mod api;
 mod body;

@@ -11,10 +11,7 @@ use isol8_proto::v1::{
     ErrorDetail, Exited, GatewayEvent, RunEvent, Start, gateway_event, run_event,
 };
 use prost::Message as _;
-use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 
 use crate::{
@@ -37,7 +34,7 @@ impl Relay {
         caller: &Caller,
         start: Start,
         input: Input,
-        held: Vec<OwnedSemaphorePermit>,
+        held: impl Send + 'static,
     ) -> Self {
         // The window of the stream to the daemon has what a client does not take.
         let (sender, events) = mpsc::channel(1);

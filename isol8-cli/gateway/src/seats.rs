@@ -46,11 +46,17 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Seat>);
 
-/// The body of an answer, and that it goes on.
+/// The body of an answer, and what is held until its end.
 #[derive(Debug)]
-pub(crate) struct Answering {
+pub(crate) struct Held<T> {
     body: Body,
-    _busy: Busy,
+    _held: T,
+}
+
+impl<T> Held<T> {
+    pub(crate) fn new(body: Body, held: T) -> Self {
+        Self { body, _held: held }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,12 +139,12 @@ impl Drop for Busy {
 
 impl Busy {
     /// Goes on as long as this body.
-    pub(crate) fn until_end_of(self, body: Body) -> Answering {
-        Answering { body, _busy: self }
+    pub(crate) fn until_end_of(self, body: Body) -> Held<Self> {
+        Held::new(body, self)
     }
 }
 
-impl HttpBody for Answering {
+impl<T: Unpin> HttpBody for Held<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

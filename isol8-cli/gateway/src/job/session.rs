@@ -62,6 +62,13 @@ pub(crate) fn prefix(caller: &Caller) -> String {
     format!("h{}.", caller.owner())
 }
 
+/// Whether a session of this name is the caller's, also one without an id.
+pub(crate) fn is_of(name: &str, caller: &Caller) -> bool {
+    let owned = name.strip_prefix(['h', 't']);
+    let owned = owned.and_then(|name| name.strip_prefix(caller.owner()));
+    owned.is_some_and(|id| id.starts_with('.'))
+}
+
 /// A name that no id leads to, and that nobody guesses.
 pub(super) fn temporary(caller: &Caller) -> String {
     format!("t{}.{}", caller.owner(), RunId::random())

@@ -149,6 +149,8 @@ fn renewed(before: &[Arc<Caller>], keys: Vec<Key>, runs: usize) -> Vec<Arc<Calle
         let count = (Arc::clone(&caller.runs), Arc::clone(&caller.used_ms));
         counts.insert(caller.key.owner.clone(), count);
     }
+    let owners: HashSet<_> = keys.iter().map(|key| &key.owner).collect();
+    let is_alone = owners.len() <= 1;
     let live = before
         .iter()
         .filter(|caller| !caller.revoked.is_cancelled());
@@ -169,6 +171,7 @@ fn renewed(before: &[Arc<Caller>], keys: Vec<Key>, runs: usize) -> Vec<Arc<Calle
             runs,
             used_ms,
             revoked,
+            is_alone,
         })
     };
     keys.into_iter().map(caller).collect()
@@ -183,6 +186,7 @@ pub(crate) struct Caller {
     /// When it was last used; `i64::MIN` before.
     used_ms: Arc<AtomicI64>,
     revoked: CancellationToken,
+    is_alone: bool,
 }
 
 impl Caller {
@@ -201,6 +205,11 @@ impl Caller {
     /// What the key may ask for of what the gateway allows.
     pub(crate) fn policy(&self) -> &config::Policy {
         &self.key.policy
+    }
+
+    /// There is no other key.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// Stands for the key in the names of its sessions.

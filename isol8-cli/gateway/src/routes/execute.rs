@@ -7,35 +7,42 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
 };
-use isol8_proto::v1::Phase;
+use isol8_proto::v1::{Phase, Start};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, within};
 use crate::{
     api::{self, ExecuteBody},
-    body,
+    body::{self, Place},
     execution::{Event, Execution},
     gateway::Shared,
     job::Job,
     keys::Caller,
     outcome::Collected,
     refusal::Refusal,
+    sessions::{self, Making},
 };
+
+/// What a run takes of what its key has, until it is over.
+#[derive(Debug)]
+pub(super) struct Places {
+    _run: OwnedSemaphorePermit,
+    _session: Option<Making>,
+}
 
 pub(super) async fn execute(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Arc<Caller>>,
     request: Request,
 ) -> Answer {
-    let (job, mut held) = job(&shared, &caller, request).await?;
-    held.push(
-        shared
-            .answers
-            .reserve(job.answer_bytes(), &shared.bounds)
-            .await?,
-    );
+    let (job, held) = job(&shared, &caller, request).await?;
+    let answer = shared
+        .answers
+        .reserve(&caller, job.answer_bytes(), &shared.bounds)
+        .await?;
     let time = shared.bounds.execute;
-    within(time, whole(Execution::start(&shared, job, held))).await
+    let run = Execution::start(&shared, job, (held, answer));
+    within(time, whole(run)).await
 }
 
 /// Reads what is asked for. The run's place among those of its key is taken after
@@ -44,20 +51,20 @@ pub(super) async fn job(
     shared: &Shared,
     caller: &Caller,
     request: Request,
-) -> Result<(Job, Vec<OwnedSemaphorePermit>), Refusal> {
+) -> Result<(Job, (Places, Place)), Refusal> {
     let (parts, body) = request.into_parts();
-    let held = body::read(&parts.headers, body, &shared.room, &shared.bounds).await?;
+    let held = body::read(caller, &parts.headers, body, &shared.room, &shared.bounds).await?;
     let asked = body::parse(&held.bytes)?;
-    let (job, place) = prepare(shared, caller, asked)?;
-    Ok((job, vec![place, held.place]))
+    let (job, places) = prepare(shared, caller, asked).await?;
+    Ok((job, (places, held.place)))
 }
 
-/// Checks what is asked for, and takes a place among the runs of the key.
-pub(super) fn prepare(
+/// Checks what is asked for, and takes the places of the run.
+pub(super) async fn prepare(
     shared: &Shared,
     caller: &Caller,
     asked: ExecuteBody,
-) -> Result<(Job, OwnedSemaphorePermit), Refusal> {
+) -> Result<(Job, Places), Refusal> {
     if !asked.request.metadata.is_empty() {
         let metadata = serde_json::to_string(&asked.request.metadata).unwrap_or_default();
         let metadata = isol8_core::egress::record::cut(&metadata, 1024);
@@ -65,11 +72,28 @@ pub(super) fn prepare(
     }
     let policy = shared.policy.narrowed(caller.policy());
     let job = Job::new(asked, caller, &policy)?;
-    Ok((job, place(shared, caller)?))
+    let places = places(shared, caller, &job.start).await?;
+    Ok((job, places))
 }
 
-/// Takes a place among the runs of the key.
-pub(super) fn place(shared: &Shared, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
+/// Takes a place among the runs of the key, and one for the session.
+pub(super) async fn places(
+    shared: &Shared,
+    caller: &Caller,
+    start: &Start,
+) -> Result<Places, Refusal> {
+    let run = place(shared, caller)?;
+    let session = tokio::select! {
+        session = sessions::place(shared, caller, start) => session?,
+        () = shared.stop.cancelled() => return Err(Refusal::stopping()),
+    };
+    Ok(Places {
+        _run: run,
+        _session: session,
+    })
+}
+
+fn place(shared: &Shared, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
     let place = Arc::clone(&caller.runs).try_acquire_owned();
     place.map_err(|_| {
         let most = shared.bounds.runs_per_key;

@@ -27,7 +27,7 @@ pub(super) async fn write(
     request: Request,
 ) -> Answer {
     let (parts, body) = request.into_parts();
-    let held = body::read(&parts.headers, body, &shared.room, &shared.bounds).await?;
+    let held = body::read(&caller, &parts.headers, body, &shared.room, &shared.bounds).await?;
     let asked: PutFileBody = body::parse(&held.bytes)?;
     let session = SessionId::parse("sessionId", &asked.session_id)?.name(&caller);
     check_path("path", &asked.path)?;
@@ -49,7 +49,10 @@ pub(super) async fn read(
     let path = required(&asked, "path")?;
     check_path("path", path)?;
     call(&shared, &caller, async {
-        let _place = shared.answers.reserve(MAX_BYTES, &shared.bounds).await?;
+        let _place = shared
+            .answers
+            .reserve(&caller, MAX_BYTES, &shared.bounds)
+            .await?;
         let mut found = files::get(&shared.daemon, &session, path, MAX_BYTES).await?;
         match found.files.remove("") {
             Some(bytes) if found.kind == FileKind::File => {

@@ -83,7 +83,7 @@ pub(super) async fn cleanup(
         return Err(Refusal::forbidden("this key may not clean up"));
     }
     let (parts, body) = request.into_parts();
-    let held = body::read(&parts.headers, body, &shared.room, &shared.bounds).await?;
+    let held = body::read(&caller, &parts.headers, body, &shared.room, &shared.bounds).await?;
     let asked: CleanupBody = match held.bytes.is_empty() {
         true => CleanupBody::default(),
         false => body::parse(&held.bytes)?,

@@ -45,8 +45,8 @@ pub(super) async fn upgrade(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Answer {
     let upgrade = upgrade.map_err(|error| Refusal::invalid(format!("no WebSocket: {error}")))?;
-    let place = Arc::clone(&shared.sockets).try_acquire_owned();
-    let place = place.map_err(|_| Refusal::busy("too many WebSockets"))?;
+    let place = shared.sockets.try_take(&caller, 1);
+    let place = place.ok_or_else(|| Refusal::busy("too many WebSockets"))?;
     let most = shared.bounds.body_bytes;
     let upgrade = upgrade
         .max_message_size(most)

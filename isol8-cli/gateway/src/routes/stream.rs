@@ -24,9 +24,10 @@ pub(super) async fn stream(
     Extension(caller): Extension<Arc<Caller>>,
     request: Request,
 ) -> Answer {
-    let (job, mut held) = execute::job(&shared, &caller, request).await?;
+    let (job, held) = execute::job(&shared, &caller, request).await?;
     let files = job.file_bytes();
-    held.push(shared.answers.reserve(files, &shared.bounds).await?);
+    let answer = shared.answers.reserve(&caller, files, &shared.bounds);
+    let held = (held, answer.await?);
     let mut run = Execution::start(&shared, job, held);
     let every = shared.bounds.comment;
     // A run that waits for long is a stream that has begun.

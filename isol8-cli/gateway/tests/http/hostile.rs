@@ -158,7 +158,7 @@ fn a_compressed_body_is_refused() {
 
 #[test]
 fn bodies_share_a_room() {
-    let stage = Stage::with(|bounds| {
+    let stage = Stage::alone(|bounds| {
         bounds.body_bytes = 1 << 20;
         bounds.bodies_bytes = 1 << 20;
     });
@@ -185,7 +185,7 @@ fn bodies_share_a_room() {
 
 #[test]
 fn large_answers_share_a_room_too() {
-    let stage = Stage::with(|bounds| {
+    let stage = Stage::alone(|bounds| {
         bounds.answers_bytes = 4 << 20;
         bounds.body = SHORT;
     });
@@ -294,7 +294,7 @@ fn who_asks_for_nothing_keeps_nobody_out() {
 
 #[test]
 fn connections_past_the_limit_are_told() {
-    let stage = Stage::with(|bounds| bounds.connections = 4);
+    let stage = Stage::alone(|bounds| bounds.connections = 4);
     let held: Vec<Client> = (0..4).map(|_| waiting(&stage, "wait")).collect();
     let answer = stage.execute("");
     assert_eq!(answer.error(429), "too many connections");

@@ -4,7 +4,7 @@
 //! [`websocket`] speak HTTP by hand, so that they can also speak it badly. Then who may come in ([`doors`], [`keys`]), runs
 //! ([`execute`], [`stream`], [`socket`], [`remote`]), sessions with their files ([`sessions`], [`files`]),
 //! what tells of the gateway itself ([`system`], [`ui`]), clients that mean no good
-//! ([`hostile`]), and the end ([`stop`]).
+//! ([`hostile`], [`shares`]), and the end ([`stop`]).
 
 mod client;
 mod fake;
@@ -25,4 +25,5 @@ mod system;
 mod ui;
 
 mod hostile;
+mod shares;
 mod stop;

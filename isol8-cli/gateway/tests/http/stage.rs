@@ -61,6 +61,11 @@ impl Stage {
         Self::start(keys, change)
     }
 
+    /// As [`Stage::with`], with one key and no other.
+    pub(crate) fn alone(change: impl FnOnce(&mut Bounds)) -> Self {
+        Self::start(Keys::new(vec![Key::new("one", KEY, true)]), change)
+    }
+
     /// With keys of the test's own.
     pub(crate) fn with_keys(keys: Keys) -> Self {
         Self::start(keys, |_| {})

@@ -28,20 +28,22 @@ pub(super) async fn begin(
 ) -> Result<(Run, Talk), Ended> {
     let message = text(&first)?.as_bytes();
     // As a body would, and for as long.
-    let room = shared.room.reserve(message.len() as u64, &shared.bounds);
+    let room = shared
+        .room
+        .reserve(caller, message.len() as u64, &shared.bounds);
     let room = room.await?;
     let start: SocketStart = body::parse(message)?;
     let (asked, is_live) = start.split();
-    let (mut job, place) = execute::prepare(shared, caller, asked)?;
+    let (mut job, places) = execute::prepare(shared, caller, asked).await?;
     drop(first);
     let files = shared
         .answers
-        .reserve(job.file_bytes(), &shared.bounds)
+        .reserve(caller, job.file_bytes(), &shared.bounds)
         .await?;
     job.start.stdin |= is_live;
     let stdin = pieces(std::mem::take(&mut job.stdin)).collect();
     let (talk, input) = Talk::new(stdin, is_live);
-    let run = Execution::with(shared, job, vec![place, room, files], input);
+    let run = Execution::with(shared, job, (places, room, files), input);
     Ok((Run::Json(Box::new((run, Narrator::default()))), talk))
 }
 

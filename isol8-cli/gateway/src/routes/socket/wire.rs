@@ -29,20 +29,25 @@ pub(super) async fn begin(
 ) -> Result<(Run, Talk), Ended> {
     let message = binary(first)?;
     // As a body would, and for as long.
-    let room = shared.room.reserve(message.len() as u64, &shared.bounds);
+    let room = shared
+        .room
+        .reserve(caller, message.len() as u64, &shared.bounds);
     let room = room.await?;
     let run_request::Message::Start(mut start) = request(message)? else {
         return Err(Refusal::invalid("the first message is no `Start`").into());
     };
     check(&mut start, shared, caller)?;
-    let place = execute::place(shared, caller)?;
+    let places = execute::places(shared, caller, &start).await?;
     let bytes = match start.buffered {
         true => job::output_bytes(&start),
         false => 0,
     };
-    let answer = shared.answers.reserve(bytes, &shared.bounds).await?;
+    let answer = shared
+        .answers
+        .reserve(caller, bytes, &shared.bounds)
+        .await?;
     let (talk, input) = Talk::new(Vec::new(), start.stdin);
-    let relay = Relay::start(shared, caller, start, input, vec![place, room, answer]);
+    let relay = Relay::start(shared, caller, start, input, (places, room, answer));
     Ok((Run::Wire(relay), talk))
 }
 
