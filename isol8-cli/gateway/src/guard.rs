@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::{
+    answering::Answering,
     gateway::Shared,
     keys::{Caller, revoked},
     refusal::Refusal,
     routes::ui,
-    seats::Held,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -107,7 +107,7 @@ pub(crate) async fn admit(
                 return tokio::select! {
                     biased;
                     response = next.run(request) => {
-                        response.map(|body| Body::new(Held::new(body, place)))
+                        response.map(|body| Body::new(Answering::new(body, place)))
                     }
                     // What it asked for is dropped, and so ended.
                     () = gone.cancelled() => revoked().into_response(),

@@ -5,15 +5,13 @@
 
 use std::{
     collections::BTreeMap,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
 };
 
-use axum::body::{Body, HttpBody};
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use axum::body::Body;
 use tokio_util::sync::CancellationToken;
+
+use crate::answering::Answering;
 
 /// All places of a gateway.
 #[derive(Debug)]
@@ -45,19 +43,6 @@ struct State {
 /// A request that is being answered.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Seat>);
-
-/// The body of an answer, and what is held until its end.
-#[derive(Debug)]
-pub(crate) struct Held<T> {
-    body: Body,
-    _held: T,
-}
-
-impl<T> Held<T> {
-    pub(crate) fn new(body: Body, held: T) -> Self {
-        Self { body, _held: held }
-    }
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in here panics.
@@ -139,28 +124,8 @@ impl Drop for Busy {
 
 impl Busy {
     /// Goes on as long as this body.
-    pub(crate) fn until_end_of(self, body: Body) -> Held<Self> {
-        Held::new(body, self)
-    }
-}
-
-impl<T: Unpin> HttpBody for Held<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    pub(crate) fn until_end_of(self, body: Body) -> Answering<Self> {
+        Answering::new(body, self)
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
+    body::Body,
     extract::{Request, State},
     http::StatusCode,
 };
@@ -12,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, within};
 use crate::{
+    answering::Answering,
     api::{self, ExecuteBody},
     body::{self, Place},
     execution::{Event, Execution},
@@ -36,13 +38,13 @@ pub(super) async fn execute(
     request: Request,
 ) -> Answer {
     let (job, held) = job(&shared, &caller, request).await?;
-    let answer = shared
+    let room = shared
         .answers
         .reserve(&caller, job.answer_bytes(), &shared.bounds)
         .await?;
-    let time = shared.bounds.execute;
-    let run = Execution::start(&shared, job, (held, answer));
-    within(time, whole(run)).await
+    let run = whole(Execution::start(&shared, job, held));
+    let answer = within(shared.bounds.execute, run).await?;
+    Ok(answer.map(|body| Body::new(Answering::new(body, room))))
 }
 
 /// Reads what is asked for. The run's place among those of its key is taken after

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
+    body::Body,
     extract::{Request, State},
     http::{StatusCode, Uri},
 };
@@ -12,6 +13,7 @@ use isol8_proto::v1::FileKind;
 
 use super::{Answer, call, query, required};
 use crate::{
+    answering::Answering,
     api::{self, Done, FileResult, PutFileBody},
     body,
     files::{self, MAX_BYTES, check_path},
@@ -49,7 +51,7 @@ pub(super) async fn read(
     let path = required(&asked, "path")?;
     check_path("path", path)?;
     call(&shared, &caller, async {
-        let _place = shared
+        let place = shared
             .answers
             .reserve(&caller, MAX_BYTES, &shared.bounds)
             .await?;
@@ -57,7 +59,8 @@ pub(super) async fn read(
         match found.files.remove("") {
             Some(bytes) if found.kind == FileKind::File => {
                 let content = BASE64.encode(&bytes);
-                Ok(api::json(StatusCode::OK, &FileResult { content }))
+                let answer = api::json(StatusCode::OK, &FileResult { content });
+                Ok(answer.map(|body| Body::new(Answering::new(body, place))))
             }
             _ => {
                 let shown = path.escape_debug();

@@ -26,6 +26,7 @@ use prost::Message as _;
 use super::Answer;
 use crate::{
     api::StreamPhase,
+    body::Place,
     execution::Execution,
     gateway::Shared,
     keys::Caller,
@@ -100,7 +101,8 @@ impl Tongue {
 
 /// A run that goes on, and how it is told.
 enum Run {
-    Json(Box<(Execution, Narrator)>),
+    /// With the room for its last event.
+    Json(Box<(Execution, Narrator, Place)>),
     Wire(Relay),
 }
 
@@ -112,7 +114,7 @@ impl Run {
     async fn next(&mut self) -> (Vec<Message>, bool) {
         match self {
             Self::Json(both) => {
-                let (run, narrator) = &mut **both;
+                let (run, narrator, _room) = &mut **both;
                 let event = run.next().await;
                 let is_last = event.is_last();
                 let told = narrator.tell(event).into_iter();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::{Answer, execute};
 use crate::{
+    body::Place,
     execution::Execution,
     gateway::Shared,
     keys::Caller,
@@ -26,8 +27,8 @@ pub(super) async fn stream(
 ) -> Answer {
     let (job, held) = execute::job(&shared, &caller, request).await?;
     let files = job.file_bytes();
-    let answer = shared.answers.reserve(&caller, files, &shared.bounds);
-    let held = (held, answer.await?);
+    let room = shared.answers.reserve(&caller, files, &shared.bounds);
+    let room = room.await?;
     let mut run = Execution::start(&shared, job, held);
     let every = shared.bounds.comment;
     // A run that waits for long is a stream that has begun.
@@ -40,6 +41,7 @@ pub(super) async fn stream(
         run: Some(run),
         narrator: Narrator::default(),
         quiet,
+        _room: room,
     };
     let body = futures_util::stream::unfold(events, |mut events| async {
         let text = events.next().await?;
@@ -62,6 +64,8 @@ struct Events {
     run: Option<Execution>,
     narrator: Narrator,
     quiet: Interval,
+    /// Until the last event, which may be large, is on its way.
+    _room: Place,
 }
 
 impl Events {

@@ -210,6 +210,34 @@ fn large_answers_share_a_room_too() {
 }
 
 #[test]
+fn an_answer_keeps_its_room_and_its_connection_until_it_was_read() {
+    let stage = Stage::with(|bounds| {
+        bounds.answers_bytes = 2 << 20;
+        bounds.connections = 2;
+        bounds.body = Duration::from_secs(2);
+    });
+    // More than the kernel takes for two ends of a connection.
+    let line = format!("print {}\n", "x".repeat(3 << 20));
+    let mut slow = stage.client();
+    slow.post("/execute", &program(&line.repeat(6), ""));
+    let (status, headers) = slow.head().expect("it has begun");
+    assert_eq!(status, 200);
+    let told = stage.execute("").error(429);
+    assert_eq!(told, "too many large requests at once");
+    // Whoever comes now has the place of that one, which waits.
+    let _kept: Vec<_> = (0..4)
+        .map(|_| {
+            wait_for("a place", || stage.ask("GET", "/health", "").status == 200);
+            stage.client()
+        })
+        .collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length = length.expect("a length").1.parse().expect("a number");
+    assert_eq!(slow.read(length).len(), length, "it was cut");
+    wait_for("room", || stage.execute("").status == 200);
+}
+
+#[test]
 fn who_does_not_read_loses_the_run_and_hurts_nobody() {
     let stage = Stage::with(|bounds| bounds.write_idle = Duration::from_millis(500));
     let stuck: Vec<Client> = (0..4).map(|_| waiting(&stage, "flood")).collect();

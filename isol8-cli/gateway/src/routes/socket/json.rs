@@ -43,8 +43,8 @@ pub(super) async fn begin(
     job.start.stdin |= is_live;
     let stdin = pieces(std::mem::take(&mut job.stdin)).collect();
     let (talk, input) = Talk::new(stdin, is_live);
-    let run = Execution::with(shared, job, (places, room, files), input);
-    Ok((Run::Json(Box::new((run, Narrator::default()))), talk))
+    let run = Execution::with(shared, job, (places, room), input);
+    Ok((Run::Json(Box::new((run, Narrator::default(), files))), talk))
 }
 
 /// What a later message says.
