@@ -22,6 +22,7 @@ use tower::{ServiceExt as _, service_fn};
 
 use crate::{
     gateway::Shared,
+    meter::Meter,
     patient::Patient,
     refusal::Refusal,
     seats::{Seat, Seats},
@@ -112,12 +113,15 @@ async fn connection(stream: TcpStream, router: Router, shared: Arc<Shared>, seat
     let bounds = &shared.bounds;
     let _best_effort = tune(&stream, bounds.write_idle);
     let asked = Arc::clone(&seat);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let meter = Meter::default();
+    let counted = meter.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(counted.clone());
         let busy = asked.enter();
         let answer = router.clone().oneshot(request);
         async move { Ok::<_, Infallible>(answer.await?.map(|body| busy.until_end_of(body))) }
     });
-    let io = TokioIo::new(Patient::new(stream, bounds.write_idle));
+    let io = TokioIo::new(Patient::new(stream, bounds.write_idle, meter));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header)

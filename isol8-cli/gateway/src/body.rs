@@ -49,6 +49,14 @@ pub(crate) struct Place {
     share: Share,
 }
 
+impl Place {
+    /// Both are one from now on.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.pieces.merge(other.pieces);
+        self.share.merge(other.share);
+    }
+}
+
 impl Room {
     /// Room for `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
@@ -70,7 +78,7 @@ impl Room {
         bytes: u64,
         bounds: &Bounds,
     ) -> Result<Place, Refusal> {
-        self.place(caller, self.count(bytes), bounds.body).await
+        self.pieces(caller, self.count(bytes), bounds.body).await
     }
 
     /// Waits until a place is for `bytes`, but not for long: those who wait hold
@@ -85,9 +93,7 @@ impl Room {
         let has = u32::try_from(place.pieces.num_permits()).unwrap_or(u32::MAX);
         let more = self.count(bytes as u64).saturating_sub(has);
         let time = bounds.body.min(GROW_TIME);
-        let more = self.place(caller, more, time).await?;
-        place.pieces.merge(more.pieces);
-        place.share.merge(more.share);
+        place.merge(self.pieces(caller, more, time).await?);
         Ok(())
     }
 
@@ -96,8 +102,18 @@ impl Room {
         u32::try_from(pieces).unwrap_or(u32::MAX).min(self.most)
     }
 
+    /// As [`Room::reserve`], and waits for so long.
+    pub(crate) async fn place(
+        &self,
+        caller: &Caller,
+        bytes: usize,
+        time: Duration,
+    ) -> Result<Place, Refusal> {
+        self.pieces(caller, self.count(bytes as u64), time).await
+    }
+
     /// The caller's share first: who has too much does not stand before the others.
-    async fn place(&self, caller: &Caller, count: u32, time: Duration) -> Result<Place, Refusal> {
+    async fn pieces(&self, caller: &Caller, count: u32, time: Duration) -> Result<Place, Refusal> {
         let full = || Refusal::busy("too many large requests at once");
         let share = self.shares.take(caller, count as usize, time).await;
         let share = share.ok_or_else(full)?;

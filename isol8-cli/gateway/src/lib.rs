@@ -4,7 +4,7 @@
 //! the calls of `isol8.v1`, and there is no other way in.
 //!
 //! Reading order: who may come in ([`keys`], [`policy`], [`guard`]), how
-//! connections live ([`accept`], [`answering`], [`seats`], [`shares`], [`patient`], [`bounds`]), what is asked and
+//! connections live ([`accept`], [`answering`], [`seats`], [`shares`], [`patient`], [`meter`], [`bounds`]), what is asked and
 //! answered ([`api`], [`body`], [`refusal`]), the daemon behind it ([`daemon`]), one
 //! run ([`job`], [`requests`], [`execution`], [`outcome`], [`narrator`], [`relay`], [`files`], [`sessions`]), and the paths
 //! ([`routes`]) with what is counted of them ([`metrics`]).
@@ -17,6 +17,7 @@ mod accept;
 mod answering;
 mod gateway;
 mod guard;
+mod meter;
 mod patient;
 mod seats;
 mod sessions;

@@ -4,7 +4,7 @@ use std::{
     future::Future as _,
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,21 +14,26 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use crate::meter::Meter;
+
 /// Fails a write that makes no progress for `patience`: a client that stops
 /// reading must not hold its run, and what it was written, for ever.
 #[derive(Debug)]
 pub(crate) struct Patient {
     stream: TcpStream,
     patience: Duration,
+    /// Counts what is read.
+    meter: Meter,
     /// While a write waits.
     until: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
+    pub(crate) fn new(stream: TcpStream, patience: Duration, meter: Meter) -> Self {
         Self {
             stream,
             patience,
+            meter,
             until: None,
         }
     }
@@ -57,7 +62,11 @@ impl AsyncRead for Patient {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        ready!(self.meter.poll_room(cx))?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.meter.count(buffer.filled().len() - before);
+        read
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     execution::Execution,
     gateway::Shared,
     keys::Caller,
+    meter::Meter,
     narrator::{self, Narrator, Told},
     refusal::Refusal,
     relay::{self, Relay},
@@ -43,6 +44,7 @@ const WIRE: &str = "isol8.v1";
 pub(super) async fn upgrade(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Arc<Caller>>,
+    Extension(meter): Extension<Meter>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Answer {
     let upgrade = upgrade.map_err(|error| Refusal::invalid(format!("no WebSocket: {error}")))?;
@@ -60,7 +62,11 @@ pub(super) async fn upgrade(
     // The gateway is not over before its sockets are.
     let token = shared.tasks.token();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        Line::new(socket, tongue).serve(&shared, &caller).await;
+        let patience = shared.bounds.body;
+        meter.begin(shared.room.clone(), Arc::clone(&caller), patience);
+        Line::new(socket, tongue, meter)
+            .serve(&shared, &caller)
+            .await;
         drop((place, token));
     }))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::{
-    stage::{KEY, OTHER_KEY, Stage, wait_for},
+    stage::{KEY, OTHER_KEY, Stage, program, wait_for},
     websocket::{BINARY, CLOSE, PING, Socket, TEXT, upgrade},
 };
 
@@ -170,6 +170,29 @@ fn sockets_are_counted_and_plain_requests_are_none() {
     });
     let plain = stage.ask_as(OTHER_KEY, "GET", "/execute/ws", "");
     assert!(plain.error(400).contains("no WebSocket"));
+}
+
+#[test]
+fn what_came_of_a_message_has_its_place_among_the_bodies() {
+    let stage = Stage::alone(|bounds| {
+        bounds.body_bytes = 3 << 20;
+        bounds.bodies_bytes = 4 << 20;
+    });
+    let body = program("print x", "") + &" ".repeat(2 << 20);
+    let other = || stage.ask("POST", "/execute", &body);
+    other().ok();
+    let first = r#"{"type":"execute","request":{"runtime":"python","code":"print x"}}"#;
+    let first = first.to_owned() + &" ".repeat((3 << 20) - first.len());
+    let mut socket = Socket::open(&stage);
+    socket.head_of(TEXT, first.len());
+    socket.0.write(&first.as_bytes()[..first.len() - 1]);
+    wait_for("a full room", || other().status == 429);
+    // A small one needs none of it.
+    stage.execute("print x").ok();
+    socket.0.write(b" ");
+    assert_eq!(socket.event()["data"], "x");
+    drop(socket);
+    wait_for("room", || other().status == 200);
 }
 
 /// More than the daemon takes ahead of its program, and less than we do.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{SocketInput, SocketStart},
-    body,
+    body::{self, Place},
     execution::Execution,
     files::pieces,
     gateway::Shared,
@@ -25,13 +25,9 @@ pub(super) async fn begin(
     shared: &Arc<Shared>,
     caller: &Caller,
     first: Message,
+    room: Place,
 ) -> Result<(Run, Talk), Ended> {
     let message = text(&first)?.as_bytes();
-    // As a body would, and for as long.
-    let room = shared
-        .room
-        .reserve(caller, message.len() as u64, &shared.bounds);
-    let room = room.await?;
     let start: SocketStart = body::parse(message)?;
     let (asked, is_live) = start.split();
     let (mut job, places) = execute::prepare(shared, caller, asked).await?;

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     gateway::Shared,
     keys::{Caller, revoked},
+    meter::Meter,
     refusal::Refusal,
     requests::Input,
 };
@@ -52,6 +53,7 @@ pub(super) struct Line {
     tongue: Tongue,
     mouth: Mouth,
     ear: SplitStream<WebSocket>,
+    meter: Meter,
 }
 
 type Mouth = SplitSink<WebSocket, Message>;
@@ -93,9 +95,14 @@ impl Talk {
 }
 
 impl Line {
-    pub(super) fn new(socket: WebSocket, tongue: Tongue) -> Self {
+    pub(super) fn new(socket: WebSocket, tongue: Tongue, meter: Meter) -> Self {
         let (mouth, ear) = socket.split();
-        Self { tongue, mouth, ear }
+        Self {
+            tongue,
+            mouth,
+            ear,
+            meter,
+        }
     }
 
     /// Carries out the run of this socket, and closes it.
@@ -126,9 +133,17 @@ impl Line {
             () = shared.stop.cancelled() => return Err(Refusal::stopping().into()),
         };
         let first = first.map_err(|_| Refusal::invalid("no first message came in time"))??;
+        // As a body would, it has its place for as long as the run.
+        let room = match self.meter.heard() {
+            Some(room) => room,
+            None => {
+                let bytes = first.clone().into_data().len() as u64;
+                shared.room.reserve(caller, bytes, &shared.bounds).await?
+            }
+        };
         let (run, talk) = match self.tongue {
-            Tongue::Json => json::begin(shared, caller, first).await?,
-            Tongue::Wire => wire::begin(shared, caller, first).await?,
+            Tongue::Json => json::begin(shared, caller, first, room).await?,
+            Tongue::Wire => wire::begin(shared, caller, first, room).await?,
         };
         self.talk(run, talk, shared.bounds.comment).await
     }
@@ -145,7 +160,7 @@ impl Line {
         tokio::select! {
             biased;
             () = pulse.stops() => Err(Ended::Gone),
-            ended = hear(&mut self.ear, self.tongue, talk.inbox, talk.signals, &pulse) => Err(ended),
+            ended = hear(&mut self.ear, &self.meter, self.tongue, talk.inbox, talk.signals, &pulse) => Err(ended),
             () = feed => Ok(()),
             said = speak(&mut self.mouth, self.tongue, run, ping, &pulse) => said,
         }
@@ -186,6 +201,7 @@ async fn next(ear: &mut SplitStream<WebSocket>) -> Result<Message, Ended> {
 /// Listens for as long as there is somebody.
 async fn hear(
     ear: &mut SplitStream<WebSocket>,
+    meter: &Meter,
     tongue: Tongue,
     mut inbox: Option<Inbox>,
     signals: mpsc::Sender<i32>,
@@ -202,6 +218,8 @@ async fn hear(
             Some(Err(error)) => return Refusal::invalid(format!("no message: {error}")).into(),
         };
         pulse.beat();
+        // While it is held.
+        let _room = meter.heard();
         match tongue.said(message) {
             Err(refusal) => return refusal.into(),
             Ok(Said::Signal(number)) => {

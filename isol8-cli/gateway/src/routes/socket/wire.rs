@@ -13,6 +13,7 @@ use super::{
     line::{Ended, Talk},
 };
 use crate::{
+    body::Place,
     gateway::Shared,
     job::{self, SessionId},
     keys::Caller,
@@ -26,13 +27,9 @@ pub(super) async fn begin(
     shared: &Arc<Shared>,
     caller: &Caller,
     first: Message,
+    room: Place,
 ) -> Result<(Run, Talk), Ended> {
     let message = binary(first)?;
-    // As a body would, and for as long.
-    let room = shared
-        .room
-        .reserve(caller, message.len() as u64, &shared.bounds);
-    let room = room.await?;
     let run_request::Message::Start(mut start) = request(message)? else {
         return Err(Refusal::invalid("the first message is no `Start`").into());
     };
