@@ -164,6 +164,7 @@ fn from_the_installation_to_the_purge() {
     removed(&booted);
     // An operator may have stopped all of it before.
     booted.ok(&["sh", "-c", "dpkg --install /root/isol8_*.deb"]);
+    assert_eq!(in_session(&booted, "echo again"), "again\n");
     booted.ok(&["systemctl", "stop", "isol8d.socket", "isol8d.service"]);
     removed(&booted);
     debian.remove(NATIVE);
