@@ -1,5 +1,7 @@
 //! Everything that is no success: which status a failure has, in one place.
 
+pub(crate) mod hint;
+
 use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
@@ -135,7 +137,7 @@ impl Refusal {
                 error: detail.message,
                 kind: Some(detail.kind),
                 causes: detail.causes,
-                hint: Some(detail.hint).filter(|hint| !hint.is_empty()),
+                hint: Some(hint::in_fields(&detail.hint)).filter(|hint| !hint.is_empty()),
             },
             retry_after_secs: again.then_some(after),
         }

@@ -19,7 +19,7 @@ use crate::{
     gateway::Shared,
     job,
     keys::Caller,
-    refusal::Refusal,
+    refusal::{Refusal, hint::over_http},
     requests::{Input, requests},
 };
 
@@ -179,7 +179,7 @@ impl Task {
         ErrorDetail {
             message: self.text(detail.message),
             causes: causes.map(|cause| self.text(cause)).collect(),
-            hint: self.text(detail.hint),
+            hint: over_http(&self.text(detail.hint)),
             ..detail
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{StatusCode, Uri},
 };
 use isol8_proto::v1::{
@@ -55,9 +55,10 @@ fn entry(info: SessionInfo, caller: &Caller, now: Timestamp) -> Option<SessionEn
 pub(super) async fn remove(
     State(shared): State<Arc<Shared>>,
     Extension(caller): Extension<Arc<Caller>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Answer {
+    let Path(id) = id.map_err(|_| Refusal::invalid("`id`: no text in UTF-8"))?;
     let asked = query(&uri, &["force"])?;
     let force = match asked.first().map(|(_, value)| value.as_str()) {
         None | Some("false") => false,

@@ -46,6 +46,16 @@ fn a_session_lives_from_its_first_run_to_its_removal() {
 }
 
 #[test]
+fn an_id_that_is_none_is_refused_by_its_field() {
+    let stage = Stage::new();
+    for id in ["%ff", "a%2Fb", "%20", "%C3%A9"] {
+        let answer = stage.ask("DELETE", &format!("/session/{id}"), "");
+        let error = answer.error(400);
+        assert!(error.starts_with("`id`: "), "{error}");
+    }
+}
+
+#[test]
 fn a_session_is_only_of_the_key_that_made_it() {
     let stage = Stage::new();
     open(&stage, KEY, "work");
