@@ -27,7 +27,7 @@ use crate::{
 const PIECE_BYTES: usize = 1 << 10;
 
 /// For more room for a body that has come in part.
-const GROW_TIME: Duration = Duration::from_secs(5);
+pub(crate) const GROW_TIME: Duration = Duration::from_secs(5);
 
 /// Of a body that is too large this much is read and dropped, so that a client
 /// that writes before it reads gets to its answer.
@@ -83,7 +83,7 @@ impl Room {
 
     /// Waits until a place is for `bytes`, but not for long: those who wait hold
     /// what others wait for.
-    async fn grow(
+    pub(crate) async fn grow(
         &self,
         caller: &Caller,
         place: &mut Place,

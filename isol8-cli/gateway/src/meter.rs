@@ -13,7 +13,8 @@ use std::{
 };
 
 use crate::{
-    body::{Place, Room},
+    body::{GROW_TIME, Place, Room},
+    bounds::Bounds,
     keys::Caller,
     refusal::Refusal,
 };
@@ -21,7 +22,7 @@ use crate::{
 /// A message below this needs no place.
 const FREE_BYTES: usize = 256 << 10;
 /// Asked for at once.
-const STEP_BYTES: usize = 1 << 20;
+const STEP_BYTES: usize = 256 << 10;
 
 /// One for each connection; it does nothing until [`Meter::begin`].
 #[derive(Debug, Clone, Default)]
@@ -39,6 +40,8 @@ struct Reading {
     placed_bytes: usize,
     place: Option<Place>,
     wanted: Option<Wanted>,
+    /// Why nothing is read any more.
+    refused: Option<Refusal>,
 }
 
 impl fmt::Debug for Reading {
@@ -56,17 +59,18 @@ impl Meter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on what is read counts. Who waits for room longer than `patience`
-    /// has lost the connection.
-    pub(crate) fn begin(&self, room: Room, caller: Arc<Caller>, patience: Duration) {
+    /// From now on what is read counts. For room it waits as a body does, and not
+    /// longer: then reading fails.
+    pub(crate) fn begin(&self, room: Room, caller: Arc<Caller>, bounds: &Bounds) {
         *self.reading() = Some(Reading {
             room,
             caller,
-            patience,
+            patience: (bounds.body / 2).min(GROW_TIME),
             read_bytes: 0,
             placed_bytes: FREE_BYTES,
             place: None,
             wanted: None,
+            refused: None,
         });
     }
 
@@ -78,6 +82,11 @@ impl Meter {
         reading.placed_bytes = FREE_BYTES;
         reading.wanted = None;
         reading.place.take()
+    }
+
+    /// Why reading failed, if there was no room.
+    pub(crate) fn refused(&self) -> Option<Refusal> {
+        self.reading().as_mut()?.refused.take()
     }
 
     /// Before something is read: waits until there is room for it.
@@ -107,9 +116,12 @@ impl Reading {
             let Poll::Ready(more) = wanted.as_mut().poll(cx) else {
                 return Poll::Pending;
             };
-            let more = more.map_err(|_| io::ErrorKind::TimedOut)?;
-            self.placed_bytes += STEP_BYTES;
             self.wanted = None;
+            let more = more.map_err(|refusal| {
+                self.refused = Some(refusal);
+                io::ErrorKind::TimedOut
+            })?;
+            self.placed_bytes += STEP_BYTES;
             match &mut self.place {
                 Some(place) => place.merge(more),
                 None => self.place = Some(more),

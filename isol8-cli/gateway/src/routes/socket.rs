@@ -62,8 +62,7 @@ pub(super) async fn upgrade(
     // The gateway is not over before its sockets are.
     let token = shared.tasks.token();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let patience = shared.bounds.body;
-        meter.begin(shared.room.clone(), Arc::clone(&caller), patience);
+        meter.begin(shared.room.clone(), Arc::clone(&caller), &shared.bounds);
         Line::new(socket, tongue, meter)
             .serve(&shared, &caller)
             .await;

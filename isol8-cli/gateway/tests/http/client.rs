@@ -154,9 +154,12 @@ impl Client {
 
     /// The next event of a stream; comments are events without data.
     pub(crate) fn event(&mut self) -> Option<String> {
-        // The gateway sends whole events in each chunk.
-        self.chunk()
-            .map(|chunk| String::from_utf8(chunk).expect("it is text"))
+        // One in each chunk, or a large one in several.
+        let mut event = self.chunk()?;
+        while !event.ends_with(b"\n\n") {
+            event.extend(self.chunk().expect("the rest of an event"));
+        }
+        Some(String::from_utf8(event).expect("it is text"))
     }
 
     /// Waits until the gateway closes the connection, whatever it says before.

@@ -7,6 +7,8 @@ use crate::{
     stage::{KEY, Stage},
 };
 
+/// Goes on with a message.
+pub(crate) const MORE: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
@@ -53,7 +55,16 @@ impl Socket {
 
     /// The head of a frame of this length. Control frames are short.
     pub(crate) fn head_of(&mut self, kind: u8, length: usize) {
-        let mut head = vec![0x80 | kind];
+        self.head_with(0x80 | kind, length);
+    }
+
+    /// As [`Socket::head_of`], of a message that goes on behind the frame.
+    pub(crate) fn begin_of(&mut self, kind: u8, length: usize) {
+        self.head_with(kind, length);
+    }
+
+    fn head_with(&mut self, first: u8, length: usize) {
+        let mut head = vec![first];
         match (u8::try_from(length), u16::try_from(length)) {
             (Ok(short @ ..126), _) => head.push(0x80 | short),
             (_, Ok(length)) => {

@@ -129,18 +129,18 @@ impl Line {
 
     async fn run(&mut self, shared: &Arc<Shared>, caller: &Caller) -> Result<(), Ended> {
         let first = tokio::select! {
-            first = timeout(shared.bounds.body, next(&mut self.ear)) => first,
+            first = timeout(shared.bounds.body, next(&mut self.ear, &self.meter)) => first,
             () = shared.stop.cancelled() => return Err(Refusal::stopping().into()),
         };
         let first = first.map_err(|_| Refusal::invalid("no first message came in time"))??;
         // As a body would, it has its place for as long as the run.
-        let room = match self.meter.heard() {
+        let mut room = match self.meter.heard() {
             Some(room) => room,
-            None => {
-                let bytes = first.clone().into_data().len() as u64;
-                shared.room.reserve(caller, bytes, &shared.bounds).await?
-            }
+            None => shared.room.reserve(caller, 0, &shared.bounds).await?,
         };
+        let bytes = first.clone().into_data().len();
+        let whole = shared.room.grow(caller, &mut room, bytes, &shared.bounds);
+        whole.await?;
         let (run, talk) = match self.tongue {
             Tongue::Json => json::begin(shared, caller, first, room).await?,
             Tongue::Wire => wire::begin(shared, caller, first, room).await?,
@@ -186,16 +186,22 @@ impl Line {
 ///
 /// # Cancellation
 /// Loses nothing.
-async fn next(ear: &mut SplitStream<WebSocket>) -> Result<Message, Ended> {
+async fn next(ear: &mut SplitStream<WebSocket>, meter: &Meter) -> Result<Message, Ended> {
     loop {
         match ear.next().await {
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => return Err(Ended::Gone),
             Some(Ok(message)) => return Ok(message),
-            // Too long, or no frame at all. Who is gone does not hear it.
-            Some(Err(error)) => return Err(Refusal::invalid(format!("no message: {error}")).into()),
+            Some(Err(error)) => return Err(unheard(&error, meter)),
         }
     }
+}
+
+/// Too long, without room, or no frame at all. Who is gone does not hear it.
+fn unheard(error: &axum::Error, meter: &Meter) -> Ended {
+    let refused = meter.refused();
+    let refusal = refused.unwrap_or_else(|| Refusal::invalid(format!("no message: {error}")));
+    refusal.into()
 }
 
 /// Listens for as long as there is somebody.
@@ -215,7 +221,7 @@ async fn hear(
             }
             Some(Ok(Message::Close(_))) | None => return Ended::Gone,
             Some(Ok(message)) => message,
-            Some(Err(error)) => return Refusal::invalid(format!("no message: {error}")).into(),
+            Some(Err(error)) => return unheard(&error, meter),
         };
         pulse.beat();
         // While it is held.
