@@ -237,9 +237,13 @@ impl Client {
     #[track_caller]
     pub fn event(&mut self) -> Option<Value> {
         loop {
-            // The gateway sends whole events in each chunk, here one in each.
-            let chunk = String::from_utf8(self.chunk()?).expect("it is text");
-            let event = chunk.strip_suffix("\n\n").expect("a whole event");
+            // One in each chunk, or a large one in several.
+            let mut event = self.chunk()?;
+            while !event.ends_with(b"\n\n") {
+                event.extend(self.chunk().expect("the rest of an event"));
+            }
+            let event = String::from_utf8(event).expect("it is text");
+            let event = event.trim_end_matches('\n');
             if let Some(data) = event.strip_prefix("data: ") {
                 return Some(serde_json::from_str(data).expect("it is JSON"));
             }
