@@ -74,6 +74,12 @@ impl Refusal {
         self
     }
 
+    /// The same with what to do about it.
+    pub(crate) fn hint(mut self, hint: &str) -> Self {
+        self.body.hint = Some(hint.to_owned());
+        self
+    }
+
     /// The same without the beginning that the names of the caller's sessions have
     /// for the daemon alone.
     pub(crate) fn without(mut self, prefix: &str) -> Self {

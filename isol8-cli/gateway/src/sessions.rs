@@ -89,8 +89,9 @@ pub(crate) async fn place(
     match allows(shared.bounds.sessions, names.len() + kept, own, 1, caller) {
         true => Ok(Some(making)),
         false => {
-            let message = "this key has its share of the sessions and kept sandboxes";
-            Err(Refusal::busy(message))
+            let message = "the sessions and kept sandboxes that are left are for other keys";
+            let hint = "remove some: `GET /sessions`, `DELETE /session/<id>`";
+            Err(Refusal::busy(message).hint(hint))
         }
     }
 }

@@ -71,7 +71,7 @@ fn sessions_of_one_key_leave_places() {
         let body = session(&format!("s{n}"));
         stage.ask("POST", "/execute", &body).ok();
     }
-    let full = "this key has its share of the sessions and kept sandboxes";
+    let full = "the sessions and kept sandboxes that are left are for other keys";
     let ask = |body: &str| stage.ask("POST", "/execute", body);
     assert_eq!(ask(&session("more")).error(429), full);
     let files = program("", r#","files":{"a":"b"}"#);
