@@ -15,7 +15,7 @@ use std::{ffi::OsString, io, path::PathBuf};
 
 use bytes::Bytes;
 use isol8_core::{
-    config::{Config, EngineChoice},
+    config::{Config, EngineChoice, search::Trust},
     failure::{Failure, FailureKind},
     runtime::Runtime,
     sandbox::{EngineKind, ImageName},
@@ -74,6 +74,8 @@ pub(crate) struct World<'a> {
     pub(crate) config: &'a Config,
     /// The configuration was found in a file, so its values beat the daemon's.
     pub(crate) configured: bool,
+    /// Where its file is: the working directory's may come from anybody.
+    pub(crate) trust: Trust,
     /// Whether that file has this dotted key.
     pub(crate) given: &'a dyn Fn(&str) -> bool,
 }
@@ -96,9 +98,11 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
     let install = packages::packages(&args, runtime)?;
     let mut reach = network::reach(&args, world)?;
     let remote = remote::remote(&args, world)?;
-    reach
-        .warnings
-        .extend(remote.as_ref().and_then(remote::warning));
+    reach.warnings.extend(
+        remote
+            .iter()
+            .flat_map(|remote| remote::warnings(remote, world)),
+    );
     let program = source::read(&source, runtime, world)?;
     let start = Start {
         runtime: wire(runtime).into(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use isol8_core::{
-    config::Source,
+    config::{Source, search::Trust},
     failure::{Failure, FailureKind},
 };
 use isol8_proto::v1::{Limits, Start};
@@ -32,13 +32,14 @@ use crate::{
 
 /// Runs a program and ends as it ends.
 pub(super) fn run(args: RunArgs, paths: &Paths, console: &Console) -> Result<Exit, Failure> {
-    let settings = settings::load()?;
+    let (settings, found) = settings::load_text()?;
     let mut world = World {
         stdin: stdin_kind(),
         read_stdin: &mut |most| read_stdin(most, console),
         env: &|name| env::var_os(name),
         config: &settings.config,
         configured: settings.file.is_some(),
+        trust: found.map_or(Trust::Full, |found| found.trust),
         given: &|key| *settings.source(key) != Source::Default,
     };
     let plan = plan::plan(args, &mut world)?;

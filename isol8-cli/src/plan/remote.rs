@@ -1,8 +1,8 @@
 //! Where the run takes place with `--host`, and the key that opens it.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
-use isol8_core::failure::Failure;
+use isol8_core::{config::search::Trust, failure::Failure};
 
 use super::{World, wrong};
 use crate::{
@@ -43,15 +43,29 @@ pub(super) fn remote(args: &RunArgs, world: &World<'_>) -> Result<Option<Remote>
     Ok(Some(Remote {
         address,
         key,
-        ca_bundle: world.config.network.ca_bundle.clone(),
+        ca_bundle: ca_bundle(world).filter(|_| world.trust == Trust::Full),
     }))
 }
 
+/// Whom it trusts is whom we show the key: not everybody's to say.
+fn ca_bundle(world: &World<'_>) -> Option<PathBuf> {
+    world.config.network.ca_bundle.clone()
+}
+
 /// What the person should hear of this way.
-pub(super) fn warning(remote: &Remote) -> Option<String> {
+pub(super) fn warnings(remote: &Remote, world: &World<'_>) -> Vec<String> {
     let address = &remote.address;
-    let is_open = !address.is_secure() && !address.is_loopback();
-    is_open.then(|| {
-        format!("the key and the program travel to `{address}` in the clear; use `https://`")
-    })
+    let mut warnings = Vec::new();
+    if !address.is_secure() && !address.is_loopback() {
+        warnings.push(format!(
+            "the key and the program travel to `{address}` in the clear; use `https://`"
+        ));
+    }
+    if address.is_secure() && remote.ca_bundle.is_none() && ca_bundle(world).is_some() {
+        warnings.push(format!(
+            "`{address}` is not judged by `network.caBundle` of the working directory's \
+             configuration; your own may have one, or set SSL_CERT_FILE"
+        ));
+    }
+    warnings
 }

@@ -20,6 +20,7 @@ struct Place {
     env: &'static [(&'static str, &'static str)],
     config: Config,
     configured: bool,
+    trust: Trust,
     /// The keys of its file.
     given: &'static [&'static str],
 }
@@ -32,6 +33,7 @@ impl Default for Place {
             env: &[],
             config: Config::default(),
             configured: false,
+            trust: Trust::Full,
             given: &[],
         }
     }
@@ -60,6 +62,7 @@ fn planned(place: &Place, argv: &[&str]) -> Result<Plan, Failure> {
         env: &lookup,
         config: &place.config,
         configured: place.configured,
+        trust: place.trust,
         given: &|key| place.given.contains(&key),
     };
     plan(typed(argv), &mut world)
@@ -373,6 +376,7 @@ fn a_wrong_flag_never_waits_for_stdin() {
         env: &|_| None,
         config: &config,
         configured: false,
+        trust: Trust::Full,
         given: &|_| false,
     };
     for argv in [

@@ -55,9 +55,13 @@ fn of_gateway(remote: &Remote, status: StatusCode, told: Told) -> Failure {
                 .hint("give another one with `--key <key>`, or set ISOL8_API_KEY")
         }
         (StatusCode::FORBIDDEN, Some(_)) => {
-            Failure::new(FailureKind::Forbidden, format!("`{address}` turns us away"))
-                .cause(error)
-                .hint("`isol8 serve --allow-host <name>` there tells it its name")
+            let is_name = error.starts_with("`Host`");
+            let message = format!("`{address}` turns us away");
+            let failure = Failure::new(FailureKind::Forbidden, message).cause(error);
+            match is_name {
+                true => failure.hint("`isol8 serve --allow-host <name>` there tells it its name"),
+                false => failure,
+            }
         }
         (_, Some(kind)) if kind != FailureKind::InvalidRequest.name() => detailed(ErrorDetail {
             kind: kind.clone(),

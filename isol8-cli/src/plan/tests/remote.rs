@@ -53,6 +53,27 @@ fn what_travels_in_the_clear_is_told() {
     }
 }
 
+#[test]
+fn a_working_directory_does_not_say_whom_to_trust() {
+    let plan_of = |trust| {
+        let mut config = Config::default();
+        config.network.ca_bundle = Some("/ca.pem".into());
+        let place = Place {
+            config,
+            trust,
+            ..Place::default()
+        };
+        remote(&place, &["--host", "https://h.example", "--key", "k"])
+    };
+    let own = plan_of(Trust::Full);
+    let found = own.remote.expect("a server").ca_bundle;
+    assert_eq!(found.as_deref(), Some(std::path::Path::new("/ca.pem")));
+    assert!(own.warnings.is_empty(), "{:?}", own.warnings);
+    let anybodys = plan_of(Trust::WorkingDirectory);
+    assert_eq!(anybodys.remote.expect("a server").ca_bundle, None);
+    assert!(anybodys.warnings[0].contains("network.caBundle"));
+}
+
 /// The server decides by what is asked for, so that all of it travels.
 #[test]
 fn the_request_is_the_same_as_here() {
