@@ -128,6 +128,7 @@ pub(crate) fn plan(args: RunArgs, world: &mut World<'_>) -> Result<Plan, Failure
         dependencies: dependencies(runtime, world),
         session,
         persist: args.persist,
+        lane: String::new(),
     };
     Ok(Plan {
         start,

@@ -14,7 +14,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use isol8_core::{
     failure::{Failure, FailureKind},
-    ids::{Principal, RunId, SandboxId},
+    ids::{Lane, Principal, RunId, SandboxId},
     mask::Secrets,
     outcome::{Outcome, Verdict},
     request::{MAX_TIMEOUT, RunRequest},
@@ -68,6 +68,7 @@ use verdict::Seen;
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) principal: Principal,
+    pub(crate) lane: Lane,
     pub(crate) request: RunRequest,
     pub(crate) client: Streaming<v1::RunRequest>,
     pub(crate) outbox: Outbox,
@@ -195,7 +196,7 @@ async fn execute<'a>(
     let pass = tokio::select! {
         biased;
         () = job.cancel.cancelled() => return Ok(cancelled_early(daemon)),
-        pass = daemon.gate.enter(job.principal, queued) => pass?,
+        pass = daemon.gate.enter(job.principal, &job.lane, queued) => pass?,
     };
     let choice = match record {
         // It has its image.

@@ -102,6 +102,7 @@ impl Job {
             log_network: options.log_network,
             session,
             persist: options.persist,
+            lane: caller.owner().to_owned(),
             ..Start::default()
         };
         policy.apply(&mut start)?;

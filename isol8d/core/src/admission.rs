@@ -7,9 +7,11 @@
 //!             └─ queue full ─▶ refused
 //! ```
 //!
-//! Within one principal the order is first come, first served; between
-//! principals the free slots go round, so that one that floods the queue delays
-//! itself alone. Memory is bounded: at the bound a request is refused.
+//! Within one lane of one principal the order is first come, first served; between
+//! principals the free slots go round, and within a principal between its lanes, so
+//! that one that floods the queue delays itself alone. A principal that invents
+//! lanes has no more turns by that. Memory is bounded: at the bound a request is
+//! refused.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -18,7 +20,7 @@ use std::{
 
 use crate::{
     failure::{Failure, FailureKind},
-    ids::Principal,
+    ids::{Lane, Principal},
 };
 
 /// How many may wait, all together. A waiting run costs its request: at most a
@@ -71,11 +73,48 @@ pub struct Admission {
     max_waiting: usize,
     max_waiting_each: usize,
     running: BTreeSet<Ticket>,
-    waiting: HashMap<Principal, VecDeque<Ticket>>,
+    waiting: HashMap<Principal, Line>,
     /// Principals with somebody waiting; the first is next.
     turns: VecDeque<Principal>,
     waiting_count: usize,
     next: u64,
+}
+
+/// Those of one principal who wait. The lane that comes next is the first.
+#[derive(Debug, Default)]
+struct Line(VecDeque<(Lane, VecDeque<Ticket>)>);
+
+impl Line {
+    fn len(&self) -> usize {
+        self.0.iter().map(|(_, own)| own.len()).sum()
+    }
+
+    fn contains(&self, ticket: Ticket) -> bool {
+        self.0.iter().any(|(_, own)| own.contains(&ticket))
+    }
+
+    fn push(&mut self, lane: Lane, ticket: Ticket) {
+        match self.0.iter_mut().find(|(other, _)| *other == lane) {
+            Some((_, own)) => own.push_back(ticket),
+            None => self.0.push_back((lane, VecDeque::from([ticket]))),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Ticket> {
+        let (lane, mut own) = self.0.pop_front()?;
+        let next = own.pop_front();
+        if !own.is_empty() {
+            self.0.push_back((lane, own));
+        }
+        next
+    }
+
+    fn remove(&mut self, ticket: Ticket) {
+        for (_, own) in &mut self.0 {
+            own.retain(|other| *other != ticket);
+        }
+        self.0.retain(|(_, own)| !own.is_empty());
+    }
 }
 
 impl Admission {
@@ -101,7 +140,7 @@ impl Admission {
     }
 
     /// Asks for a slot.
-    pub fn ask(&mut self, who: Principal) -> Answer {
+    pub fn ask(&mut self, who: Principal, lane: &Lane) -> Answer {
         if let Some(refusal) = self.refusal(who) {
             return Answer::Refused(refusal);
         }
@@ -113,10 +152,10 @@ impl Admission {
             return Answer::Run(ticket);
         }
         let own = self.waiting.entry(who).or_default();
-        if own.is_empty() {
+        if own.len() == 0 {
             self.turns.push_back(who);
         }
-        own.push_back(ticket);
+        own.push(lane.clone(), ticket);
         self.waiting_count += 1;
         Answer::Wait(ticket)
     }
@@ -132,10 +171,8 @@ impl Admission {
         let who = self
             .waiting
             .iter()
-            .find_map(|(who, own)| own.contains(&ticket).then_some(*who))?;
-        self.remove_waiting(who, |own| {
-            own.retain(|other| *other != ticket);
-        });
+            .find_map(|(who, own)| own.contains(ticket).then_some(*who))?;
+        self.remove_waiting(who, |own| own.remove(ticket));
         None
     }
 
@@ -161,7 +198,7 @@ impl Admission {
         if self.running.len() < self.slots {
             return None;
         }
-        let own = self.waiting.get(&who).map_or(0, VecDeque::len);
+        let own = self.waiting.get(&who).map_or(0, Line::len);
         let (limit, own) = if self.waiting_count >= self.max_waiting {
             (self.max_waiting, false)
         } else if own >= self.max_waiting_each {
@@ -184,18 +221,18 @@ impl Admission {
         // To the end of the round, if there is more of it.
         self.turns.push_back(who);
         let mut taken = None;
-        self.remove_waiting(who, |own| taken = own.pop_front());
+        self.remove_waiting(who, |own| taken = own.pop());
         taken
     }
 
-    fn remove_waiting(&mut self, who: Principal, remove: impl FnOnce(&mut VecDeque<Ticket>)) {
+    fn remove_waiting(&mut self, who: Principal, remove: impl FnOnce(&mut Line)) {
         let Some(own) = self.waiting.get_mut(&who) else {
             return;
         };
         let before = own.len();
         remove(own);
         self.waiting_count -= before - own.len();
-        if own.is_empty() {
+        if own.len() == 0 {
             self.waiting.remove(&who);
             self.turns.retain(|other| *other != who);
         }
@@ -213,14 +250,18 @@ mod tests {
     const C: Principal = Principal(3);
 
     fn wait(admission: &mut Admission, who: Principal) -> Ticket {
-        match admission.ask(who) {
+        wait_in(admission, who, "")
+    }
+
+    fn wait_in(admission: &mut Admission, who: Principal, lane: &str) -> Ticket {
+        match admission.ask(who, &Lane::parse(lane).expect("a lane")) {
             Answer::Wait(ticket) => ticket,
             other => panic!("{other:?}"),
         }
     }
 
     fn run(admission: &mut Admission, who: Principal) -> Ticket {
-        match admission.ask(who) {
+        match admission.ask(who, &Lane::default()) {
             Answer::Run(ticket) => ticket,
             other => panic!("{other:?}"),
         }
@@ -252,17 +293,37 @@ mod tests {
     }
 
     #[test]
+    fn lanes_of_one_principal_take_turns_and_get_no_more_of_them() {
+        let mut admission = Admission::new(1);
+        let running = run(&mut admission, A);
+        let flood: Vec<_> = (0..9).map(|_| wait_in(&mut admission, A, "x")).collect();
+        let other = wait_in(&mut admission, A, "y");
+        let third = wait_in(&mut admission, A, "z");
+        let b = wait(&mut admission, B);
+        let mut now = running;
+        for next in [flood[0], b, other, third, flood[1], flood[2]] {
+            assert_eq!(admission.leave(now), Some(next));
+            now = next;
+        }
+        // Who leaves the queue takes nobody's turn.
+        let late = wait_in(&mut admission, A, "y");
+        assert_eq!(admission.leave(flood[3]), None);
+        assert_eq!(admission.leave(now), Some(flood[4]));
+        assert_eq!(admission.leave(flood[4]), Some(late));
+    }
+
+    #[test]
     fn the_queue_is_bounded_for_all_and_for_each() {
         let mut admission = Admission::with_bounds(1, 3, 2);
         run(&mut admission, A);
         wait(&mut admission, A);
         wait(&mut admission, A);
-        let Answer::Refused(own) = admission.ask(A) else {
+        let Answer::Refused(own) = admission.ask(A, &Lane::default()) else {
             panic!("the principal's own bound")
         };
         assert!(own.own && own.limit == 2);
         wait(&mut admission, B);
-        let Answer::Refused(all) = admission.ask(C) else {
+        let Answer::Refused(all) = admission.ask(C, &Lane::default()) else {
             panic!("the bound of all")
         };
         assert!(!all.own && all.limit == 3);
@@ -287,14 +348,18 @@ mod tests {
         #[test]
         fn no_slot_leaks(
             slots in 1_usize..4,
-            events in proptest::collection::vec((0_u32..3, any::<bool>(), any::<usize>()), 0..200),
+            events in proptest::collection::vec(
+                (0_u32..3, any::<bool>(), any::<usize>(), "[ab]?"),
+                0..200,
+            ),
         ) {
             let mut admission = Admission::with_bounds(slots, 8, 5);
             let mut running = BTreeSet::new();
             let mut waiting = Vec::new();
-            for (who, ask, pick) in events {
+            for (who, ask, pick, lane) in events {
+                let lane = Lane::parse(&lane).expect("a lane");
                 if ask {
-                    match admission.ask(Principal(who)) {
+                    match admission.ask(Principal(who), &lane) {
                         Answer::Run(ticket) => prop_assert!(running.insert(ticket)),
                         Answer::Wait(ticket) => waiting.push(ticket),
                         Answer::Refused(_) => prop_assert!(waiting.len() >= 5),

@@ -73,6 +73,23 @@ id!(
     8
 );
 
+/// For whom a caller asks, such as one of many keys. Says nothing about rights.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Lane(String);
+
+impl Lane {
+    /// The longest one in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Takes letters, digits and `._-`, also none; `None` for everything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let fits = text.len() <= Self::MAX_BYTES && text.bytes().all(allowed);
+        fits.then(|| Self(text.to_owned()))
+    }
+}
+
 /// Who asked: the host uid that the kernel reports for the socket's peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Principal(pub u32);

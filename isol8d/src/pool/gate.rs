@@ -8,7 +8,7 @@ use std::{
 use isol8_core::{
     admission::{Admission, Answer, Ticket},
     failure::{Failure, FailureKind},
-    ids::Principal,
+    ids::{Lane, Principal},
 };
 use tokio::sync::oneshot;
 
@@ -54,6 +54,7 @@ impl Gate {
     pub async fn enter(
         &self,
         who: Principal,
+        lane: &Lane,
         queued: impl FnOnce() + Send,
     ) -> Result<Pass, Failure> {
         let (ticket, turn) = {
@@ -61,7 +62,7 @@ impl Gate {
             if state.closed {
                 return Err(closed());
             }
-            match state.admission.ask(who) {
+            match state.admission.ask(who, lane) {
                 Answer::Run(ticket) => (ticket, None),
                 Answer::Wait(ticket) => {
                     let (tell, turn) = oneshot::channel();
@@ -139,7 +140,7 @@ mod tests {
     const ME: Principal = Principal(7);
 
     async fn enter(gate: &Gate) -> Result<Pass, Failure> {
-        gate.enter(ME, || {}).await
+        gate.enter(ME, &Lane::default(), || {}).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,7 +148,8 @@ mod tests {
         let gate = Gate::new(1);
         let first = enter(&gate).await.unwrap();
         let queued = AtomicBool::new(false);
-        let mut second = Box::pin(gate.enter(ME, || queued.store(true, Ordering::Relaxed)));
+        let lane = Lane::default();
+        let mut second = Box::pin(gate.enter(ME, &lane, || queued.store(true, Ordering::Relaxed)));
         assert!(timeout(Duration::from_secs(9), &mut second).await.is_err());
         assert_eq!((gate.running(), gate.waiting()), (1, 1));
         drop(first);
@@ -176,7 +178,8 @@ mod tests {
     async fn a_closed_gate_sends_everybody_away() {
         let gate = Gate::new(1);
         let first = enter(&gate).await.unwrap();
-        let mut waits = Box::pin(gate.enter(ME, || {}));
+        let lane = Lane::default();
+        let mut waits = Box::pin(gate.enter(ME, &lane, || {}));
         assert!(timeout(Duration::ZERO, &mut waits).await.is_err());
         gate.close();
         let refused = waits.await.unwrap_err();

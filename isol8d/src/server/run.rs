@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use isol8_core::failure::Failure;
+use isol8_core::{failure::Failure, ids::Lane};
 use isol8_proto::v1::{self, run_service_server::RunService};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
@@ -36,11 +36,17 @@ impl Runs {
         let first = first.map_err(|status| {
             convert::invalid("the `start` could not be read").cause(status.message())
         })?;
-        let request = convert::run_request(convert::first(first)?, &daemon.config)?;
+        let start = convert::first(first)?;
+        let lane = Lane::parse(&start.lane).ok_or_else(|| {
+            let most = Lane::MAX_BYTES;
+            convert::invalid(format!("`lane` has up to {most} letters, digits and `._-`"))
+        })?;
+        let request = convert::run_request(start, &daemon.config)?;
         let cancel = daemon.cancel_runs.child_token();
         let (outbox, events) = outbox(cancel.clone().drop_guard());
         let job = Job {
             principal,
+            lane,
             request,
             client,
             outbox,

@@ -55,6 +55,38 @@ async fn a_full_queue_refuses_with_a_time_to_come_back() {
     stage.stop().await;
 }
 
+/// Such as the keys of one gateway.
+#[tokio::test(start_paused = true)]
+async fn lanes_of_one_caller_take_turns() {
+    let stage = Stage::with(config(|c| c.max_concurrent = 1), |_, _| {});
+    let mut first = stage.start(python("sleep 1000")).await;
+    first.accepted().await;
+    let in_lane = |lane: &str| v1::Start {
+        lane: lane.to_owned(),
+        ..python("sleep 100")
+    };
+    let mut flood = Vec::new();
+    for _ in 0..10 {
+        flood.push(Run::start(stage.channel(ME), in_lane("one")).await);
+    }
+    let other = Run::start(stage.channel(ME), in_lane("other")).await;
+    let began = tokio::time::Instant::now();
+    drop(first);
+    assert_eq!(other.end().await.exited().verdict(), Verdict::Exited);
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "one before it"
+    );
+    drop(flood);
+    let refused = Run::start(stage.channel(ME), in_lane("a b"))
+        .await
+        .end()
+        .await;
+    let (_, detail) = refused.failure();
+    assert!(detail.message.contains("`lane`"), "{}", detail.message);
+    stage.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_who_floods_delays_himself() {
     let stage = Stage::with(config(|c| c.max_concurrent = 1), |_, _| {});

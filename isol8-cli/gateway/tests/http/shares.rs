@@ -92,3 +92,16 @@ fn sessions_of_one_key_leave_places() {
     stage.ask("DELETE", "/session/s2", "").ok();
     ask(&session("more")).ok();
 }
+
+#[test]
+fn runs_of_each_key_wait_in_a_lane_of_their_own() {
+    let stage = Stage::new();
+    let lane_of = |key| {
+        stage.ask_as(key, "POST", "/execute", &program("", "")).ok();
+        stage.world.last_start().lane
+    };
+    let (one, other) = (lane_of(KEY), lane_of(OTHER_KEY));
+    assert!(!one.is_empty() && !other.is_empty());
+    assert_ne!(one, other);
+    assert_eq!(one, lane_of(KEY));
+}

@@ -52,6 +52,7 @@ pub(super) async fn begin(
 /// caller. All other fields are the daemon's to judge.
 fn check(start: &mut Start, shared: &Shared, caller: &Caller) -> Result<(), Refusal> {
     shared.policy.narrowed(caller.policy()).apply(start)?;
+    caller.owner().clone_into(&mut start.lane);
     if let Some(id) = &start.session {
         start.session = Some(SessionId::parse("session", id)?.name(caller));
     }
