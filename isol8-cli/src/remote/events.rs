@@ -1,6 +1,6 @@
 //! One run over one WebSocket.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use futures_util::{
     SinkExt as _, StreamExt as _,
@@ -75,6 +75,12 @@ impl Events {
             };
             match next {
                 None => return Err(self.lost().cause("it was closed")),
+                // The text of TLS about it is for programmers.
+                Some(Err(tungstenite::Error::Io(error)))
+                    if error.kind() == io::ErrorKind::UnexpectedEof =>
+                {
+                    return Err(self.lost().cause("it was closed"));
+                }
                 Some(Err(tungstenite::Error::Io(error))) => {
                     return Err(self.lost().because(&error));
                 }

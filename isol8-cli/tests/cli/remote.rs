@@ -617,6 +617,26 @@ fn the_server_proves_who_it_is() {
 }
 
 #[test]
+fn a_link_in_tls_that_is_cut_is_lost_as_any_other() {
+    let home = Home::new();
+    let authority = home.path().join("authority.pem");
+    let server = Server::secure(&authority, |guest: Guest| async move {
+        let mut run = guest.welcome().await;
+        run.accept().await;
+    });
+    let port = server.address.port().to_string();
+    let mut command = home.command(&format!("https://localhost:{port}"), &["-e", "1"]);
+    command.env("SSL_CERT_FILE", &authority);
+    expect![[r"
+        125
+        error: the connection to `https://localhost:PORT` was lost
+        cause: it was closed
+        hint: the run ends there without its client; start it again
+    "]]
+    .assert_eq(&finish(spawn(command)).told().replace(&port, "PORT"));
+}
+
+#[test]
 fn tls_is_not_spoken_to_who_does_not() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("https://{}", listener.local_addr().expect("it is bound"));
