@@ -49,6 +49,7 @@ fn the_tour_tells_the_truth() {
         "Network",
         "When something is wrong",
         "HTTP",
+        "Runs on another machine",
     ];
     let page = Page::read(&text("README.md"), |heading| sections.contains(&heading))
         // It prints the interpreter's version, and a uid.
