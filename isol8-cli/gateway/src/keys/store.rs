@@ -20,7 +20,8 @@ use isol8_core::{
 };
 use jiff::Timestamp;
 use rusqlite::{
-    Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params,
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior,
+    params,
 };
 
 pub(super) use place::{Identity, look};
@@ -163,6 +164,15 @@ impl Store {
         trouble(&self.path, error)
     }
 
+    /// All or nothing, with nobody else who writes in between; and where, for errors.
+    fn begin(&mut self) -> Result<(Transaction<'_>, &Path), Failure> {
+        let path = &self.path;
+        let all = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate);
+        Ok((all.map_err(|error| trouble(path, &error))?, path))
+    }
+
     /// Makes a key. Its text is handed to `deliver`, and the key is there only when
     /// that succeeds: a key whose text nobody has seen is of no use.
     ///
@@ -174,12 +184,8 @@ impl Store {
         now: Timestamp,
         deliver: impl FnOnce(&str) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let path = self.path.clone();
-        let failed = |error: rusqlite::Error| trouble(&path, &error);
-        let all = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate);
-        let all = all.map_err(failed)?;
+        let (all, path) = self.begin()?;
+        let failed = |error: rusqlite::Error| trouble(path, &error);
         if id_of(&all, &new.name).map_err(failed)?.is_some() {
             let name = &new.name;
             let message = format!("there is a key `{name}` already");
@@ -222,12 +228,8 @@ impl Store {
         now: Timestamp,
         deliver: impl FnOnce(&str) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let path = self.path.clone();
-        let failed = |error: rusqlite::Error| trouble(&path, &error);
-        let all = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate);
-        let all = all.map_err(failed)?;
+        let (all, path) = self.begin()?;
+        let failed = |error: rusqlite::Error| trouble(path, &error);
         let id = id_of(&all, name).map_err(failed)?;
         let id = id.ok_or_else(|| unknown(name))?;
         match rotation.keep {
